@@ -1,0 +1,108 @@
+"""Files appear under their final name whole or not at all: write beside, fsync, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from core.errors import WorkbenchError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn operating system errors met while writing ``path`` into one-line errors that name it.
+
+    Raises:
+        WorkbenchError: the disk is full, or the path cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise WorkbenchError(
+                f"{path}: no space left on the device; nothing was written. Free some space and run it again"
+            ) from error
+        raise WorkbenchError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` to write a file to; on success it is synced and renamed over ``path``."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            _fsync(partial)
+            partial.replace(path)
+            _fsync(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 ``text`` to ``path`` atomically."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically."""
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a fresh folder beside ``path``; on success its files are synced and it takes the name ``path``.
+
+    A folder that stood there is moved aside first and removed last, so a kill leaves the old one or the new one.
+    """
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            yield partial
+            for file in partial.rglob("*"):
+                if file.is_file():
+                    _fsync(file)
+            _fsync(partial)
+            retired = path.with_name(f".{path.name}.retired-{os.getpid()}")
+            if path.exists():
+                path.replace(retired)
+            partial.replace(path)
+            _fsync(path.parent)
+            shutil.rmtree(retired, ignore_errors=True)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal, read in chunks of 4 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(4 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """The SHA-256 of UTF-8 ``text``, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
