@@ -11,7 +11,7 @@ REFERENCE = "torch-reference"
 
 
 def kernel_path(device: torch.device) -> str:
-    """The name of the implementation that ``quantized_linear`` uses on ``device``; it goes into run manifests."""
+    """Name of the implementation that ``quantized_linear`` uses on ``device``, for run manifests."""
     return f"{REFERENCE}:{device.type}"
 
 

@@ -1,8 +1,9 @@
-"""Dense packing of small integers into 32-bit words, as the ``pack-quantized`` layout of compressed-tensors has it.
+"""Dense packing of small integers into 32-bit words: the ``pack-quantized`` layout of compressed-tensors.
 
-A signed code ``q`` of ``bits`` bits is stored as ``q + 2**(bits - 1)``. Element ``i`` of a row occupies the bits from
-``i * bits`` on of the row's bit string, lowest bit first, so 32 elements fill exactly ``bits`` words and an element may
-straddle two of them; a row that ends inside a word is padded with zero bits. Words are little endian.
+A signed code ``q`` of ``bits`` bits is stored as ``q + 2**(bits - 1)``. Element ``i`` of a row occupies the
+bits from ``i * bits`` on of the row's bit string, lowest bit first: 32 elements fill exactly ``bits`` words
+and an element may straddle two of them; a row that ends inside a word is padded with zero bits. Words are
+little endian.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def pack(codes: Tensor, bits: int, dim: int = 1) -> Tensor:
     rows, columns = codes.shape
     blocks = -(-columns // 32)
     values = codes.to(torch.int64) + (1 << (bits - 1))
-    values = torch.nn.functional.pad(values, (0, blocks * 32 - columns)).view(rows * blocks, 32)
-    # One spare word takes the high half of an element that straddles; an element never straddles the last real word.
+    values = torch.nn.functional.pad(values, (0, blocks * 32 - columns)).reshape(rows * blocks, 32)
+    # The spare last word takes the (zero) high half of the elements that end in the last real one.
     words = torch.zeros(rows * blocks, bits + 1, dtype=torch.int64, device=codes.device)
     shifted = values << offset
     words.scatter_add_(1, word.expand_as(values), shifted & 0xFFFFFFFF)
@@ -53,20 +54,17 @@ def unpack(words: Tensor, bits: int, count: int, dim: int = 1) -> Tensor:
     if dim == 0:
         return unpack(words.t(), bits, count).t()
     middle = 1 << (bits - 1)
-    if bits in (4, 8):  # never straddle a byte, and this is the path that runs
-        data = words.contiguous().view(torch.uint8)
-        if bits == 4:
-            data = torch.stack((data & 0xF, data >> 4), dim=-1).flatten(1)
-        return (
-            data[:, :count].view(torch.int8) - middle
-            if bits == 4
-            else (data[:, :count] ^ 0x80).view(torch.int8)
-        )
+    if bits == 8:
+        return (words.contiguous().view(torch.uint8)[:, :count] ^ 0x80).view(torch.int8)
+    if bits == 4:
+        # Spread each byte over 16 bits, low nibble in the low byte: twice as fast as interleaving two halves.
+        wide = words.contiguous().view(torch.uint8).to(torch.int16)
+        return ((wide | wide << 4) & 0x0F0F).view(torch.int8)[:, :count] - middle
     word, offset = _layout(bits, words.device)
     rows, found = words.shape
     blocks = -(-found // bits)
     # A word of zeros behind the last lets every element read a pair of words.
     padded = torch.nn.functional.pad(words.to(torch.int64) & 0xFFFFFFFF, (0, blocks * bits - found))
-    padded = torch.nn.functional.pad(padded.view(rows * blocks, bits), (0, 1))
+    padded = torch.nn.functional.pad(padded.reshape(rows * blocks, bits), (0, 1))
     values = (padded[:, word] | padded[:, word + 1] << 32) >> offset & ((1 << bits) - 1)
-    return (values.view(rows, blocks * 32)[:, :count] - middle).to(torch.int8)
+    return (values.reshape(rows, blocks * 32)[:, :count] - middle).to(torch.int8)

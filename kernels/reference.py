@@ -13,19 +13,20 @@ def dequantize(codes: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
 
     Args:
         codes: int8 [N, K].
-        scale: [N, G] in the dtype it is stored in, which is the dtype of the result: the product is rounded once, to
-            it, as compressed-tensors does. Differences of codes (at most 255) are exact in bfloat16.
+        scale: [N, G] in the dtype it is stored in, which is the dtype of the result: the product is rounded
+            once, to it, as compressed-tensors does.
         zero: int8 [N, G], or None for a symmetric format.
     """
     rows, groups = scale.shape
-    weight = codes.to(scale.dtype).view(rows, groups, -1)
+    steps = codes.reshape(rows, groups, -1)
     if zero is not None:
-        weight.sub_(zero.to(scale.dtype).unsqueeze(-1))
-    return weight.mul_(scale.unsqueeze(-1)).view(rows, -1)
+        # Differences of 8-bit codes leave int8; int16 holds them, and bfloat16 holds them exactly.
+        steps = steps.to(torch.int16) - zero.unsqueeze(-1)
+    return steps.to(scale.dtype).mul_(scale.unsqueeze(-1)).view(rows, -1)
 
 
 def dequantize_packed(packed: Tensor, scale: Tensor, zero: Tensor | None, bits: int, columns: int) -> Tensor:
-    """Weights [N, ``columns``] in ``scale``'s dtype from packed codes [N, words] and packed zeros [words, G]."""
+    """Weights [N, ``columns``] in ``scale``'s dtype, from packed codes [N, words] and zeros [words, G]."""
     codes = unpack(packed, bits, columns)
     zeros = None if zero is None else unpack(zero, bits, scale.shape[0], dim=0)
     return dequantize(codes, scale, zeros)
