@@ -1,0 +1,194 @@
+"""Suites: fixed lists of samples for one task, by name or from a JSON file of Lance's own formats.
+
+Nothing here imports torch or decodes pixels until a sample's pictures or the suite's fingerprint are asked
+for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.demo import SUITES
+from core.errors import UsageError
+from core.files import sha256_file
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+UNDERSTANDING = "x2t_image"
+GENERATION = "t2i"
+TASKS = (UNDERSTANDING, GENERATION)
+"""The tasks that can be evaluated."""
+
+UPSTREAM_SEED = 42
+"""Upstream starts every prompt of a run from the same noise, drawn with this seed."""
+
+PIXELS_PER_LATENT = 16
+
+
+@dataclass(frozen=True)
+class DrawnPicture:
+    """A picture drawn anew by ``core.demo.drawing.draw(kind, seed)``."""
+
+    kind: str
+    seed: int
+
+    def load(self) -> Image.Image:
+        """The picture, RGB."""
+        from core.demo.drawing import draw
+
+        return draw(self.kind, self.seed).image
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture in a file; checked for being one when the suite was read."""
+
+    path: Path
+
+    def load(self) -> Image.Image:
+        """The picture, RGB, transparency laid over white.
+
+        Raises:
+            DataError: the file is gone or damaged.
+        """
+        from core.lance.preprocess import read_image
+
+        return read_image(self.path)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question about pictures (x2t_image) or one prompt to draw (t2i).
+
+    ``expected`` is the reference answer, None where unknown; ``shape`` and ``colour`` are what a drawn
+    picture should show, "" where unknown; ``seed`` is the seed of the starting noise.
+    """
+
+    key: str
+    task: str
+    question: str = ""
+    instruction: str = ""
+    expected: str | None = None
+    pictures: tuple[DrawnPicture | PictureFile, ...] = ()
+    prompt: str = ""
+    shape: str = ""
+    colour: str = ""
+    seed: int = UPSTREAM_SEED
+
+    def images(self) -> list[Image.Image]:
+        """The sample's pictures, RGB, read or drawn now."""
+        return [picture.load() for picture in self.pictures]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over texts, seeds and the pictures' file bytes or drawn pixels; paths do not matter."""
+        described = dataclasses.asdict(self) | {"pictures": [_digest(picture) for picture in self.pictures]}
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How samples are run: the size preset of pictures looked at, and size and sampler of pictures drawn."""
+
+    resolution: str
+    height: int
+    width: int
+    num_steps: int
+    timestep_shift: float
+    cfg_text_scale: float
+    max_new_tokens: int = 256
+
+    @classmethod
+    def combine(cls, *layers: dict[str, Any]) -> Settings:
+        """Settings from dicts, later over earlier; keys that are no setting, and None values, are skipped.
+
+        Raises:
+            UsageError: a size Lance cannot draw.
+        """
+        names = {entry.name for entry in dataclasses.fields(cls)}
+        merged: dict[str, Any] = {}
+        for layer in layers:
+            merged |= {key: value for key, value in layer.items() if key in names and value is not None}
+        check_size(merged["height"], merged["width"])
+        return cls(**merged)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named list of samples of one task; ``settings`` override the checkpoint's defaults."""
+
+    name: str
+    task: str
+    samples: tuple[Sample, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+    def head(self, limit: int | None) -> Suite:
+        """The suite cut to its first ``limit`` samples.
+
+        Raises:
+            UsageError: a limit below one.
+        """
+        if limit is None:
+            return self
+        if limit < 1:
+            raise UsageError(f"limit {limit}: wanted at least 1 sample")
+        return dataclasses.replace(self, samples=self.samples[:limit])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the samples' fingerprints in order: equal for equal content wherever files lie."""
+        parts = [self.task, *(sample.fingerprint() for sample in self.samples)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def names() -> list[str]:
+    """The names of the suites that come with the workbench."""
+    return sorted(path.stem for path in SUITES.glob("*.json"))
+
+
+def load(name: str, limit: int | None = None) -> Suite:
+    """The suite of that name, or the one in the JSON or JSON lines file of that path.
+
+    Raises:
+        UsageError: no such name or file, or a task that cannot be evaluated.
+        DataError: the file has another shape, or one of its pictures is missing or no picture.
+    """
+    from core.evaluation.suite_files import read
+
+    if name in names():
+        return read(SUITES / f"{name}.json").head(limit)
+    path = Path(name).expanduser()
+    if path.is_file():
+        return read(path).head(limit)
+    raise UsageError(
+        f"{name}: no such suite and no such file; suites are {', '.join(names()) or '(none)'}, "
+        "or give the path of a JSON file"
+    )
+
+
+def check_size(height: int, width: int) -> None:
+    """Refuse picture sizes that are no multiple of 16 px, the side of one latent.
+
+    Raises:
+        UsageError: names the nearest size that works.
+    """
+    for name, value in (("height", height), ("width", width)):
+        if value < PIXELS_PER_LATENT or value % PIXELS_PER_LATENT:
+            nearest = max(1, round(value / PIXELS_PER_LATENT)) * PIXELS_PER_LATENT
+            raise UsageError(
+                f"{name} {value}: wanted a multiple of {PIXELS_PER_LATENT} px; the nearest is {nearest}"
+            )
+
+
+def _digest(picture: DrawnPicture | PictureFile) -> str:
+    if isinstance(picture, PictureFile):
+        return sha256_file(picture.path)
+    image = picture.load()
+    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
