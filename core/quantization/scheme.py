@@ -1,0 +1,71 @@
+"""The number format of a quantized linear, as data; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from core.errors import UsageError
+
+MIN_BITS, MAX_BITS = 2, 8
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Integers of ``bits`` bits with one scale (and, if asymmetric, one zero) per row and ``group_size``
+    columns.
+    """
+
+    bits: int
+    group_size: int
+    symmetric: bool
+
+    def __post_init__(self) -> None:
+        if not MIN_BITS <= self.bits <= MAX_BITS:
+            raise UsageError(f"bits is {self.bits}, wanted {MIN_BITS} to {MAX_BITS}")
+        if self.group_size < 1:
+            raise UsageError(
+                f"group is {self.group_size}, wanted a positive number of columns, for example 64"
+            )
+
+    @property
+    def code_min(self) -> int:
+        """The least code."""
+        return -(1 << (self.bits - 1))
+
+    @property
+    def code_max(self) -> int:
+        """The greatest code."""
+        return (1 << (self.bits - 1)) - 1
+
+    @property
+    def label(self) -> str:
+        """For records and tables, for example ``int4 asym g64``."""
+        return f"int{self.bits} {'sym' if self.symmetric else 'asym'} g{self.group_size}"
+
+    def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise if a weight of ``shape`` [out, in] cannot be cut into this scheme's groups.
+
+        Raises:
+            UsageError: it names the tensor, its shape and the group.
+        """
+        if len(shape) != 2:
+            raise UsageError(f"{name} {list(shape)}: only a matrix [out, in] can be quantized")
+        if shape[1] % self.group_size:
+            fits = ", ".join(str(g) for g in (32, 64, 128) if shape[1] % g == 0)
+            advice = f"choose a group of {fits}" if fits else "choose a group that divides them"
+            raise UsageError(
+                f"{name} {list(shape)}: {shape[1]} columns do not divide into groups of {self.group_size}; "
+                + advice
+            )
+
+    def nbytes(self, shape: tuple[int, int], scale_bytes: int = 2) -> int:
+        """Bytes of a weight [out, in] as stored: packed codes, scales, packed zeros and the shape."""
+        rows, columns = shape
+        groups = columns // self.group_size
+        zeros = 0 if self.symmetric else 4 * -(-rows * self.bits // 32) * groups
+        return 4 * rows * -(-columns * self.bits // 32) + scale_bytes * rows * groups + zeros + 16
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {"bits": self.bits, "group": self.group_size, "symmetric": self.symmetric}
