@@ -8,6 +8,7 @@ Ours: ``{"name", "task", "settings", "samples": [...]}``, whose pictures are dra
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,7 @@ from core.evaluation.suites import (
     DrawnPicture,
     PictureFile,
     Sample,
+    Settings,
     Suite,
 )
 from core.lance.prompts import INSTRUCTION_IMAGE
@@ -184,6 +186,7 @@ def _own(path: Path, content: dict[str, Any]) -> Suite:
             f"{path}: wanted a list of samples and an object of settings, "
             f"found {_kind(entries)} and {_kind(settings)}"
         )
+    _check_settings(path, settings)
     wanted = (
         ("key", "kind", "seed", "question", "expected")
         if task == UNDERSTANDING
@@ -193,6 +196,10 @@ def _own(path: Path, content: dict[str, Any]) -> Suite:
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict) or any(part not in entry for part in wanted):
             raise DataError(f"{path}: samples[{number}] lacks one of {', '.join(wanted)}")
+        if not isinstance(entry["seed"], int):
+            raise DataError(
+                f"{path}: samples[{number}].seed is a {_kind(entry['seed'])}, wanted a whole number"
+            )
         if task == UNDERSTANDING:
             samples.append(
                 Sample(
@@ -201,7 +208,7 @@ def _own(path: Path, content: dict[str, Any]) -> Suite:
                     question=str(entry["question"]),
                     instruction=str(entry.get("instruction", INSTRUCTION_IMAGE)),
                     expected=str(entry["expected"]),
-                    pictures=(DrawnPicture(str(entry["kind"]), int(entry["seed"])),),
+                    pictures=(DrawnPicture(str(entry["kind"]), entry["seed"]),),
                 )
             )
         else:
@@ -212,10 +219,20 @@ def _own(path: Path, content: dict[str, Any]) -> Suite:
                     prompt=str(entry["prompt"]),
                     shape=str(entry.get("shape", "")),
                     colour=str(entry.get("colour", "")),
-                    seed=int(entry["seed"]),
+                    seed=entry["seed"],
                 )
             )
     return Suite(str(content.get("name", path.stem)), task, tuple(samples), settings, path)
+
+
+def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+    types = {entry.name: entry.type for entry in dataclasses.fields(Settings)}
+    for name, value in settings.items():
+        if name not in types:
+            raise DataError(f"{path}: settings.{name}: unknown; known are {', '.join(types)}")
+        wanted: tuple[type, ...] = {"int": (int,), "float": (int, float)}.get(str(types[name]), (str,))
+        if not isinstance(value, wanted):
+            raise DataError(f"{path}: settings.{name} is a {_kind(value)}, wanted {types[name]}")
 
 
 def _unsupported(path: Path, name: str, task: str) -> UsageError:

@@ -152,6 +152,12 @@ def test_fingerprint_follows_content_not_place(folder: Path) -> None:
         ({"1": "a prompt", "2": _question()}, "2 is a x2t_image sample, 1 a t2i one"),
         ({"1.png": "a", "1.jpg": "b"}, "the key 1 occurs twice"),
         ({"task": "t2i", "samples": [{"key": "a"}]}, r"samples\[0\] lacks one of key, prompt, seed"),
+        ({"task": "t2i", "samples": [{"key": "a", "prompt": "b", "seed": "c"}]}, "seed is a string"),
+        ({"task": "t2i", "samples": [{}], "settings": {"steps": 3}}, "settings.steps: unknown"),
+        (
+            {"task": "t2i", "samples": [{}], "settings": {"height": "3"}},
+            "settings.height is a string, wanted int",
+        ),
     ],
 )
 def test_other_shapes_name_file_and_key(folder: Path, content: Any, message: str) -> None:
