@@ -360,8 +360,6 @@ def _check_file(path: Path) -> None:
 
 
 def _connect(path: Path, readonly: bool) -> sqlite3.Connection:
-    from urllib.parse import quote
-
     if not readonly:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -369,12 +367,13 @@ def _connect(path: Path, readonly: bool) -> sqlite3.Connection:
             raise StoreError(
                 f"{path.parent}: cannot be made ({error.strerror}); choose another place with --db"
             ) from error
-    address = f"file:{quote(str(path))}"
+    address = "file:" + str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     log = path.with_name(path.name + "-wal")
     modes = ["ro", "ro&immutable=1"] if readonly else ["rwc"]
     if readonly and log.exists() and log.stat().st_size:
         modes = ["ro"]  # what is in the log would not be seen
-    for mode in modes:
+    while True:
+        mode = modes.pop(0)
         connection = None
         try:
             connection = sqlite3.connect(
@@ -392,7 +391,5 @@ def _connect(path: Path, readonly: bool) -> sqlite3.Connection:
                 connection.close()
             # A WAL database in a folder we may not write to: nobody else writes it either, so read it as it
             # stands.
-            if mode != modes[-1] and "unable to open" in str(error):
-                continue
-            raise _plain(error, path) from error
-    raise AssertionError("unreachable: the last mode returns or raises")
+            if not modes or "unable to open" not in str(error):
+                raise _plain(error, path) from error
