@@ -1,0 +1,61 @@
+"""From a name or a path to a folder, and from a folder to the files that lie beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+from core.errors import UsageError
+
+VISION_FOLDER = "Qwen2.5-VL-ViT"
+VAE_FILES = ("Wan2.2_VAE.pth", "Wan2.2_VAE.safetensors")
+
+
+class Registry(Protocol):
+    """What ``resolve`` asks of the store: the folder registered under a name, or None."""
+
+    def checkpoint_path(self, name: str) -> Path | None: ...
+
+
+def companion(folder: Path, name: str) -> Path | None:
+    """Find a file that upstream keeps beside the model folder (vision tower, VAE).
+
+    Looked for in the folder itself, in its parent (upstream's ``downloads/`` layout), then in the same two places of
+    the checkpoint a variant was made from, as its ``lance_workbench.json`` records.
+    """
+    folder = folder.resolve()
+    places = [folder, folder.parent]
+    record = folder / "lance_workbench.json"
+    if record.is_file():
+        try:
+            origin = json.loads(record.read_text(encoding="utf-8")).get("source_path")
+        except (ValueError, AttributeError, OSError):
+            origin = None
+        if origin:
+            places += [Path(origin), Path(origin).parent]
+    return next((place / name for place in places if (place / name).exists()), None)
+
+
+def resolve(name: str, store: Registry | None = None) -> Path:
+    """The folder of a checkpoint or variant named or pathed by the user.
+
+    ``lance-demo`` is the embedded checkpoint; other names are asked of the store; anything else is a path.
+
+    Raises:
+        UsageError: nothing of that name, and no folder of that path.
+    """
+    from core.demo import CHECKPOINT, NAME
+
+    if name in (NAME, f"{NAME}_bf16"):
+        return CHECKPOINT
+    if store is not None and (known := store.checkpoint_path(name)) is not None:
+        if not known.is_dir():
+            raise UsageError(f"{name}: registered at {known}, which is gone; register or make it again")
+        return known
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    raise UsageError(
+        f"{name}: no checkpoint or variant of that name and no such folder; see `checkpoints list`"
+    )

@@ -1,0 +1,119 @@
+"""Filling a cache with everything that comes before an answer or a picture, and running the target block against it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from core.lance.cache import KVCache
+from core.lance.decoder import Routing
+from core.lance.latents import latent_position_ids
+from core.lance.model import Lance
+from core.lance.packing import CAPTION, Packed, Split
+
+ANSWER_ROOM = 64
+"""Cache rows set aside behind a prompt; longer answers make the cache grow."""
+
+
+class Context:
+    """Keys and values of a packed sample up to its answer or its target block."""
+
+    def __init__(self, model: Lance, packed: Packed) -> None:
+        self.model = model
+        self.packed = packed
+        self.cache = KVCache(model.config.num_layers, capacity=len(packed.ids) + ANSWER_ROOM)
+
+    def _inputs(self, split: Split, content: torch.Tensor | None) -> torch.Tensor:
+        """Input embeddings [n, hidden] of a split; ``content`` [n - 2, hidden] goes between a block's markers."""
+        x = self.model.embed_text(self.packed.ids[split.start : split.stop])
+        if content is not None:
+            x = torch.cat([x[:1], content.to(x), x[-1:]])
+        return x
+
+    def _routing(self, split: Split) -> Routing:
+        device = self.model.device
+        return Routing.of(self.packed.is_gen(split).to(device), self.packed.roles(split).to(device))
+
+    def fill(
+        self,
+        features: Sequence[torch.Tensor] = (),
+        sources: Sequence[torch.Tensor] = (),
+        *,
+        with_caption: bool = True,
+        stop: int | None = None,
+    ) -> torch.Tensor:
+        """Push the splits before the target (or before token ``stop``) through the decoder.
+
+        Args:
+            features: ViT features [tokens, hidden] per ViT block, in order.
+            sources: clean latents [tokens, 48] per source block, in order.
+            with_caption: False leaves the caption out: the unconditional context of text guidance. Its other tokens
+                keep the positions of the full prompt, as upstream's cached path has them.
+            stop: index of the first token not to push.
+
+        Returns:
+            Normed hidden states of the last split.
+        """
+        features_left, sources_left = iter(features), iter(sources)
+        hidden = torch.empty(0)
+        decoder = self.model.language_model.model
+        for split in self.packed.splits:
+            if split.mode == "noise" or (stop is not None and split.start >= stop):
+                break
+            content = None
+            if split.mode == "full":
+                content = next(features_left)
+            elif split.mode == "full_noise" and split.block is not None:
+                content = self._latents(split, next(sources_left), torch.zeros(split.block.tokens))
+            if split.modality == CAPTION and not with_caption:
+                continue
+            length = split.length if stop is None else min(split.length, stop - split.start)
+            rows = slice(split.start, split.start + length)
+            cos, sin = self.model.rotary(self.packed.positions[:, rows])
+            hidden = decoder(
+                self._inputs(split, content)[:length],
+                cos,
+                sin,
+                self._routing(split) if length == split.length else self._text_routing(length, split),
+                self.cache,
+                causal=split.mode == "causal",
+            )
+        return hidden
+
+    def _text_routing(self, length: int, split: Split) -> Routing:
+        return Routing(None, None, self.packed.roles(split)[:length].to(self.model.device), None)
+
+    def _latents(self, split: Split, latents: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        assert split.block is not None
+        return self.model.embed_latents(latents, times, latent_position_ids(split.block.grid))
+
+    def extend(self, ids: torch.Tensor, first_position: int, role: int) -> torch.Tensor:
+        """Append text tokens [n] at consecutive positions; returns their normed hidden states [n, hidden]."""
+        count = len(ids)
+        positions = torch.arange(first_position, first_position + count).expand(3, -1)
+        cos, sin = self.model.rotary(positions)
+        roles = torch.full((count,), role, dtype=torch.int8, device=self.model.device)
+        routing = Routing(None, None, roles, None)
+        return self.model.language_model.model(
+            self.model.embed_text(ids), cos, sin, routing, self.cache, causal=True
+        )
+
+    def velocity(self, latents: torch.Tensor, times: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Velocity float32 [K, 48] of the target block against this context, which stays as it is.
+
+        Args:
+            latents: x_t [K, 48].
+            times: flow time per token [K].
+            positions: rotary positions [3, K + 2] of the block with its markers.
+        """
+        split = self.packed.target
+        decoder = self.model.language_model.model
+        cos, sin = self.model.rotary(positions)
+        x = self._inputs(split, self._latents(split, latents, times))
+        decoder.timestep = float(times.max())
+        try:
+            hidden = decoder(x, cos, sin, self._routing(split), self.cache, keep=False)
+        finally:
+            decoder.timestep = None
+        return self.model.velocity(hidden[1:-1])
