@@ -128,10 +128,10 @@ def load_lance(
     Raises:
         CheckpointError: a missing, unknown, mis-shaped or non-finite tensor, named; missing files.
     """
+    source = TensorSource.open(folder)
     config = LanceConfig.from_folder(folder)
     defaults = DEFAULTS | dict(own_record(folder).get("defaults", {}))
     model = empty_lance(config, rounded=defaults["rounding"] == "upstream" and dtype == torch.bfloat16)
-    source = TensorSource.open(folder)
     waiting = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     used: set[str] = set()
     swapped: list[str] = []
