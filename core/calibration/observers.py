@@ -1,0 +1,112 @@
+"""Hooks on the target linears that feed the statistics while Lance runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.calibration.statistics import Statistics
+from core.lance.model import Lance
+from core.lance.roles import Role
+from core.quantization.groups import LinearGroup, all_groups
+
+Quota = Callable[[float], int]
+"""From a flow time to how many noisy rows of one pass at that time are taken."""
+
+
+class Observer:
+    """While entered, every call of a target linear is counted and its input is observed.
+
+    Linears that share an input share one observation, taken at the first of them; the others are counted, so
+    that a linear that is never called is seen to be missing.
+
+    Attributes:
+        task: names the buckets of the calls to come.
+        quota: how many noisy rows of a pass are taken (at random); None takes all.
+        timesteps: noisy rows taken by task and flow time, counted at the first gen linear of the first layer.
+    """
+
+    def __init__(self, model: Lance, statistics: Statistics) -> None:
+        self.task = ""
+        self.quota: Quota | None = None
+        self.timesteps: dict[str, dict[str, int]] = {}
+        self._decoder = model.language_model.model
+        self._statistics = statistics
+        self._model = model
+        self._generator = torch.Generator().manual_seed(statistics.seed)
+        self._handles: list[Any] = []
+        self._seen: tuple[object, dict[str, dict[Role, Tensor | None]]] | None = None
+
+    def __enter__(self) -> Observer:
+        for group in all_groups(self._model.config.num_layers):
+            for index, name in enumerate(group.linears):
+                hook = self._hook(group, name, first=index == 0)
+                self._handles.append(self._model.get_submodule(name).register_forward_pre_hook(hook))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._seen = None
+
+    def _hook(
+        self, group: LinearGroup, name: str, *, first: bool
+    ) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            rows = inputs[0].detach().flatten(0, -2)
+            for role, index in self._roles(group.expert).items():
+                bucket = f"{self.task}/{role.name.lower()}"
+                taken = rows if index is None else rows[index]
+                self._statistics.count(name, bucket, taken.shape[0])
+                if first:
+                    self._statistics.add(group.key, bucket, taken)
+                    if role is Role.NOISY and group.kind == "qkv" and group.layer == 0:
+                        self._note_time(taken.shape[0])
+
+        return observe
+
+    def _note_time(self, rows: int) -> None:
+        time = self._decoder.timestep
+        if time is not None:
+            counts = self.timesteps.setdefault(self.task, {})
+            counts[f"{time:.3f}"] = counts.get(f"{time:.3f}", 0) + rows
+
+    def _roles(self, expert: str) -> dict[Role, Tensor | None]:
+        """Row indexes of each role that ``expert`` sees in this call; None: all its rows are of that role.
+
+        Computed once a call of the decoder, so all its linears take the same rows.
+        """
+        routing = self._decoder.routing
+        assert routing is not None
+        if self._seen is None or self._seen[0] is not routing:
+            self._seen = (routing, {})
+        experts = self._seen[1]
+        if expert not in experts:
+            roles = routing.und_roles if expert == "und" else routing.gen_roles
+            assert roles is not None
+            experts[expert] = self._split(roles)
+        return experts[expert]
+
+    def _split(self, roles: Tensor) -> dict[Role, Tensor | None]:
+        present = [Role(int(role)) for role in roles.unique()]
+        split: dict[Role, Tensor | None] = {}
+        for role in present:
+            index = None if len(present) == 1 else (roles == role).nonzero().flatten()
+            if role is Role.NOISY and self.quota is not None and self._decoder.timestep is not None:
+                count = len(roles) if index is None else len(index)
+                wanted = self.quota(self._decoder.timestep)
+                if wanted < count:
+                    chosen = torch.randperm(count, generator=self._generator)[:wanted].to(roles.device)
+                    index = chosen if index is None else index[chosen]
+            split[role] = index
+        return split

@@ -1,0 +1,122 @@
+"""The JSON half of a calibration: where it comes from and how many tokens each linear saw; no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.errors import CheckpointError, UsageError
+from core.files import sha256_file, sha256_text
+
+RECORD_FILE = "calibration.json"
+STATISTICS_FILE = "statistics.safetensors"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class CalibrationRecord:
+    """A calibration folder in words. A *bucket* is ``task/role``, for example ``x2t_image/answer``."""
+
+    name: str
+    checkpoint: str
+    checkpoint_fingerprint: str
+    tasks: list[str]
+    samples: list[str]
+    """``task/key`` of every sample, in order."""
+    data_fingerprint: str
+    """SHA-256 over the samples' contents and the settings they ran with."""
+    seed: int
+    rows_per_bucket: int
+    dtype: str
+    """dtype the model ran in; sampled rows are kept in it, so they are the rows the linears really saw."""
+    tokens: dict[str, dict[str, int]]
+    """Target linear -> bucket -> rows observed."""
+    timesteps: dict[str, dict[str, int]]
+    """Task -> flow time (three decimals) -> noisy rows observed, for one linear of the generation expert."""
+    statistics_sha256: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    merged_from: list[str] = field(default_factory=list)
+    """Fingerprints of the calibrations this one was merged from."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over everything but the name."""
+        return sha256_text(json.dumps(asdict(self) | {"name": ""}, sort_keys=True))
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of each bucket, counted once: the greatest count of any linear."""
+        most: dict[str, int] = {}
+        for buckets in self.tokens.values():
+            for bucket, count in buckets.items():
+                most[bucket] = max(most.get(bucket, 0), count)
+        return sum(most.values())
+
+    def to_json(self) -> str:
+        """The content of ``calibration.json``."""
+        body = {"format": FORMAT, "fingerprint": self.fingerprint} | asdict(self)
+        return json.dumps(body, indent=1, ensure_ascii=False) + "\n"
+
+
+def load_record(folder: Path) -> CalibrationRecord:
+    """Read ``calibration.json`` of a calibration folder.
+
+    Raises:
+        UsageError: the folder holds no calibration.
+        CheckpointError: the file is damaged, of another format, or does not fit its statistics.
+    """
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        raise UsageError(f"{folder}: no calibration: it has no {RECORD_FILE}; run `calibrations run`")
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        version = body.pop("format")
+        fingerprint = body.pop("fingerprint")
+        if version != FORMAT:
+            raise CheckpointError(f"{path}: format {version}, this version reads {FORMAT}; calibrate again")
+        record = CalibrationRecord(**body)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: no calibration record ({error}); calibrate again") from error
+    if record.fingerprint != fingerprint:
+        raise CheckpointError(f"{path}: does not match its own fingerprint; calibrate again")
+    return record
+
+
+def verify_statistics(folder: Path, record: CalibrationRecord) -> None:
+    """Check the statistics file against the digest in its record.
+
+    Raises:
+        CheckpointError: it is missing or its bytes differ.
+    """
+    path = folder / STATISTICS_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{path}: is missing; calibrate again")
+    if sha256_file(path) != record.statistics_sha256:
+        raise CheckpointError(f"{path}: truncated or changed since it was written; calibrate again")
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many tokens one target linear saw."""
+
+    linear: str
+    buckets: dict[str, int]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all buckets."""
+        return sum(self.buckets.values())
+
+
+def coverage(tokens: Mapping[str, Mapping[str, int]], linears: Iterable[str] | None = None) -> list[Coverage]:
+    """The coverage table: of ``linears``, whether they were seen or not, or of all that were."""
+    names = tokens if linears is None else linears
+    return [Coverage(name, dict(tokens.get(name, {}))) for name in names]
+
+
+def too_few(table: Iterable[Coverage], minimum: int) -> list[Coverage]:
+    """The rows of a coverage table with fewer than ``minimum`` tokens."""
+    return [row for row in table if row.tokens < minimum]

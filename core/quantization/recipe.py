@@ -1,0 +1,212 @@
+"""Recipes: how a variant is made, as TOML; no torch.
+
+A recipe has a number ``format``, what it asks of a ``calibration``, and an ordered list of ``steps``.
+Reading is strict: an unknown key or step is an error that names the file, the key and what exists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.errors import UsageError
+from core.files import sha256_text
+from core.quantization.scheme import Scheme
+
+FOLDER = Path(__file__).parent / "recipes"
+"""Where the ready recipes lie."""
+
+FOLDABLE = ("qkv", "gate_up", "down")
+"""Groups of linears whose input can be scaled exactly."""
+
+ROLES = ("text", "vit", "answer", "noisy", "clean")
+
+TOO_FEW = ("error", "round")
+"""What happens to a linear that saw too few tokens: stop, or round it as it is and say so."""
+
+
+@dataclass(frozen=True)
+class AwqStep:
+    """Search and fold a scale for each group's input channels."""
+
+    groups: tuple[str, ...] = FOLDABLE
+    exponents: int = 20
+    """How many exponents in (0, 1] are tried, beside no scaling at all."""
+    duo: bool = True
+    """Also weigh activations against weights."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as read."""
+
+    name: str
+    summary: str
+    scheme: Scheme
+    steps: tuple[AwqStep, ...]
+    min_tokens: int
+    """A target linear needs this many tokens in the calibration."""
+    too_few: str
+    rows: int
+    """How many sampled rows of a group's input the search uses at most."""
+    role_weights: dict[str, dict[str, float]]
+    """Per expert, what each role's tokens count; roles that are absent are left out and the rest rescaled."""
+    text: str
+    """The TOML it was read from."""
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether a step looks at activations."""
+        return bool(self.steps)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the text and of the group, which may be overridden."""
+        return sha256_text(f"{self.text}\ngroup {self.scheme.group_size}")
+
+    @property
+    def variant_suffix(self) -> str:
+        """``int4-awq-g64``: what a variant's name adds to the checkpoint's."""
+        return f"{self.name}-g{self.scheme.group_size}"
+
+    def with_group(self, group: int | None) -> Recipe:
+        """The same with another group size; None keeps the recipe's own.
+
+        Raises:
+            UsageError: the group is not positive.
+        """
+        if group is None:
+            return self
+        return dataclasses.replace(self, scheme=dataclasses.replace(self.scheme, group_size=group))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for records and ``recipes show --json``."""
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            "format": self.scheme.to_json(),
+            "steps": [{"kind": "awq"} | dataclasses.asdict(step) for step in self.steps],
+            "calibration": {
+                "min_tokens": self.min_tokens,
+                "too_few": self.too_few,
+                "rows": self.rows,
+                "weights": self.role_weights,
+            },
+            "fingerprint": self.fingerprint,
+        }
+
+
+def names() -> list[str]:
+    """The recipes that come with the workbench."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load(name: str) -> Recipe:
+    """The recipe of that name, or the one in the TOML file of that path.
+
+    Raises:
+        UsageError: no such recipe or file, or something in it that is not understood.
+    """
+    path = FOLDER / f"{name}.toml" if name in names() else Path(name).expanduser()
+    if not path.is_file():
+        raise UsageError(f"{name}: no such recipe and no such file; recipes are {', '.join(names())}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: no TOML ({error})") from error
+    return _Reader(path).recipe(content, text)
+
+
+class _Reader:
+    """Turns a parsed recipe into data, naming file and key of whatever does not fit."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def recipe(self, content: dict[str, Any], text: str) -> Recipe:
+        top = self.table(content, "", ("name", "summary", "format", "calibration", "steps"))
+        form = self.table(top.get("format"), "format", ("bits", "group", "symmetric"))
+        use = self.table(
+            top.get("calibration", {}), "calibration", ("min_tokens", "too_few", "rows", "weights")
+        )
+        too_few = self.value(use, "calibration.too_few", str, "error")
+        self.known("calibration.too_few", (too_few,), TOO_FEW)
+        try:
+            scheme = Scheme(
+                self.value(form, "format.bits", int),
+                self.value(form, "format.group", int),
+                self.value(form, "format.symmetric", bool),
+            )
+        except UsageError as error:
+            raise UsageError(f"{self.path}: format: {error}") from None
+        steps = top.get("steps", [])
+        if not isinstance(steps, list):
+            raise UsageError(f"{self.path}: steps is no list; write [[steps]] for each step")
+        name = self.value(top, "name", str)
+        if not name or any(not (c.isalnum() or c in ".-") for c in name):
+            raise UsageError(f"{self.path}: name {name!r}: wanted letters, digits, dots and hyphens")
+        return Recipe(
+            name=name,
+            summary=self.value(top, "summary", str, ""),
+            scheme=scheme,
+            steps=tuple(self.step(step, f"steps[{index}]") for index, step in enumerate(steps)),
+            min_tokens=self.value(use, "calibration.min_tokens", int, 256),
+            too_few=too_few,
+            rows=self.value(use, "calibration.rows", int, 512),
+            role_weights=self.weights(use.get("weights", {})),
+            text=text,
+        )
+
+    def step(self, content: Any, key: str) -> AwqStep:
+        if not isinstance(content, dict) or "kind" not in content:
+            raise UsageError(f"{self.path}: {key} has no kind; kinds are awq")
+        self.known(f"{key}.kind", (content["kind"],), ("awq",))
+        table = self.table(content, key, ("kind", "groups", "exponents", "duo"))
+        groups = self.value(table, f"{key}.groups", list, list(FOLDABLE))
+        self.known(f"{key}.groups", groups, FOLDABLE)
+        exponents = self.value(table, f"{key}.exponents", int, 20)
+        if exponents < 1:
+            raise UsageError(f"{self.path}: {key}.exponents is {exponents}, wanted at least 1")
+        return AwqStep(tuple(groups), exponents, self.value(table, f"{key}.duo", bool, True))
+
+    def weights(self, content: Any) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = {}
+        for expert, roles in self.table(content, "calibration.weights", ("und", "gen")).items():
+            key = f"calibration.weights.{expert}"
+            found[expert] = {}
+            for role, weight in self.table(roles, key, ROLES).items():
+                if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
+                    raise UsageError(f"{self.path}: {key}.{role} is {weight!r}, wanted a number from 0 on")
+                found[expert][role] = float(weight)
+        return found
+
+    def table(self, content: Any, key: str, allowed: tuple[str, ...]) -> dict[str, Any]:
+        if not isinstance(content, dict):
+            raise UsageError(f"{self.path}: {key} is {'missing' if content is None else 'no table'}")
+        for name in content:
+            if name not in allowed:
+                where = f"{key}.{name}" if key else name
+                raise UsageError(f"{self.path}: unknown key {where}; there are {', '.join(allowed)}")
+        return content
+
+    def value(self, table: dict[str, Any], key: str, kind: type, default: Any = None) -> Any:
+        found = table.get(key.rpartition(".")[2], default)
+        if found is None:
+            raise UsageError(f"{self.path}: {key} is missing")
+        if not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
+            raise UsageError(f"{self.path}: {key} is {found!r}, wanted {_WORDS[kind]}")
+        return found
+
+    def known(self, key: str, found: Any, allowed: tuple[str, ...]) -> None:
+        for item in found:
+            if item not in allowed:
+                raise UsageError(f"{self.path}: {key} has {item!r}; there are {', '.join(allowed)}")
+
+
+_WORDS = {int: "a whole number", str: "a text", bool: "true or false", list: "a list"}

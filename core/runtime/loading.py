@@ -1,0 +1,69 @@
+"""Loading a checkpoint or a variant, whichever a folder holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from core.checkpoints.source import TensorSource
+from core.errors import CheckpointError
+from core.formats.compressed_tensors import PACKED, SCALE, SHAPE, ZERO, tensor_keys
+from core.lance.loading import LinearFactory, Pipeline, load_lance
+from core.quantization.scheme import Scheme
+from core.runtime.check import enforcement, variant_scheme
+from core.runtime.linear import QuantizedLinear
+
+HOLD_LIMIT = 1 << 30
+"""On a CPU, dequantized weights are kept beside the packed ones up to this many bytes: the reference path
+unpacks them in every call otherwise, which takes ten times the matrix product of a single token."""
+
+
+def quantized_factory(scheme: Scheme, device: torch.device, dtype: torch.dtype) -> LinearFactory:
+    """A factory for ``load_lance`` that puts a ``QuantizedLinear`` wherever packed codes are stored."""
+
+    def make(name: str, linear: nn.Linear, source: TensorSource) -> tuple[nn.Module, set[str]] | None:
+        if f"{name}.{PACKED}" not in source:
+            return None
+        keys = tensor_keys(name, scheme)
+        if linear.bias is not None:
+            keys.append(f"{name}.bias")
+        found = {key.rpartition(".")[2]: source.get(key, finite=True) for key in keys}
+        shape = found.pop(SHAPE).tolist()
+        if shape != [linear.out_features, linear.in_features]:
+            raise CheckpointError(
+                f"{source.entry(keys[0]).file}: {name}.{SHAPE} is {shape}, "
+                f"wanted {[linear.out_features, linear.in_features]} by llm_config.json"
+            )
+        shapes = {key: tuple(tensor.shape) for key, tensor in found.items()}
+        QuantizedLinear.check_shapes(name, scheme, linear, shapes)
+        placed = {key: tensor.to(device) for key, tensor in found.items()}
+        bias = placed.get("bias")
+        module = QuantizedLinear(
+            scheme, placed[PACKED], placed[SCALE], placed.get(ZERO), None if bias is None else bias.to(dtype)
+        )
+        return module, set(keys)
+
+    return make
+
+
+def load_model(
+    folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.bfloat16
+) -> Pipeline:
+    """Load the checkpoint or variant in ``folder``; ``enforcement`` says of the result what runs.
+
+    Raises:
+        CheckpointError: damaged or incomplete files, or quantization that is not in force.
+    """
+    place = torch.device(device)
+    scheme = variant_scheme(folder)
+    factory = None if scheme is None else quantized_factory(scheme, place, dtype)
+    pipeline = load_lance(folder, place, dtype, factory)
+    quantized = [m for m in pipeline.model.modules() if isinstance(m, QuantizedLinear)]
+    weights = sum(m.in_features * m.out_features for m in quantized) * dtype.itemsize
+    if place.type == "cpu" and weights <= HOLD_LIMIT:
+        for module in quantized:
+            module.hold(dtype)
+    enforcement(pipeline)
+    return pipeline
