@@ -149,26 +149,44 @@ def teacher_forced(
 
 
 class Drawing:
-    """One caption, read into a conditional and an unconditional cache, ready to be drawn."""
+    """One caption or edit, read into a conditional and an unconditional cache, ready to be drawn."""
 
-    def __init__(self, pipeline: Pipeline, packed: Packed) -> None:
-        self.pipeline = pipeline
-        self.packed = packed
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        packed: Packed,
+        features: Sequence[torch.Tensor] = (),
+        sources: Sequence[torch.Tensor] = (),
+        fixed: torch.Tensor | None = None,
+    ) -> None:
+        """Fill both caches.
+
+        Args:
+            features: ViT features [tokens, hidden] per ViT block of an edit.
+            sources: clean latents [tokens, 48] per source block of an edit.
+            fixed: bool [K], target tokens that are given (a first frame): they are shown at time 0.
+        """
         target = packed.target
+        self.packed = packed
+        self.fixed = fixed
         self.conditional = Context(pipeline.model, packed)
-        self.conditional.fill()
+        self.conditional.fill(features, sources)
         self.unconditional = Context(pipeline.model, packed)
-        self.unconditional.fill(with_caption=False)
+        self.unconditional.fill(features, sources, with_caption=False)
         first = self.unconditional.cache.length
-        self._positions = packed.positions[:, target.start : target.stop]
-        self._uncond_positions = packed.uncond_positions[:, first : first + target.length]
+        self.positions = packed.positions[:, target.start : target.stop]
+        # The context keeps the full prompt's positions, the target takes those of the prompt without its caption:
+        # upstream's cached path mixes the two, and the released model is used that way (SPEC section 10).
+        self.uncond_positions = packed.uncond_positions[:, first : first + target.length]
 
     def velocity(self, latents: torch.Tensor, time: float, conditional: bool = True) -> torch.Tensor:
         """Velocity float32 [K, 48] at x_t [K, 48] and flow time t."""
         times = torch.full((latents.shape[0],), time)
+        if self.fixed is not None:
+            times[self.fixed] = 0.0
         if conditional:
-            return self.conditional.velocity(latents, times, self._positions)
-        return self.unconditional.velocity(latents, times, self._uncond_positions)
+            return self.conditional.velocity(latents, times, self.positions)
+        return self.unconditional.velocity(latents, times, self.uncond_positions)
 
 
 def target_grid(height: int, width: int, num_frames: int = 1) -> Grid:

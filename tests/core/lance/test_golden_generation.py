@@ -70,7 +70,7 @@ def test_decoder_call_of_the_target_block(
     """Markers go through the understanding expert, pads through the other, positions as upstream mixes them."""
     calls = [i for i, call in enumerate(meta["llm_calls_recorded"]) if call["mode"] == "gen"][:2]
     for index, conditional in zip(calls, (True, False), strict=True):
-        positions = reader._positions if conditional else reader._uncond_positions
+        positions = reader.positions if conditional else reader.uncond_positions
         assert torch.equal(positions, recorded[f"call{index}.position_ids"][:, 0])
         seen: list[torch.Tensor] = []
         decoder = tiny_pipeline.model.language_model.model
