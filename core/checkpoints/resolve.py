@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from core.errors import UsageError
 
@@ -13,9 +14,9 @@ VAE_FILES = ("Wan2.2_VAE.pth", "Wan2.2_VAE.safetensors")
 
 
 class Registry(Protocol):
-    """What ``resolve`` asks of the store: the folder registered under a name, or None."""
+    """What ``resolve`` asks of the store: the row registered under a name, or None."""
 
-    def checkpoint_path(self, name: str) -> Path | None: ...
+    def checkpoint(self, name: str) -> Mapping[str, Any] | None: ...
 
 
 def companion(folder: Path, name: str) -> Path | None:
@@ -49,9 +50,10 @@ def resolve(name: str, store: Registry | None = None) -> Path:
 
     if name in (NAME, f"{NAME}_bf16"):
         return CHECKPOINT
-    if store is not None and (known := store.checkpoint_path(name)) is not None:
+    if store is not None and (row := store.checkpoint(name)) is not None:
+        known = Path(row["path"])
         if not known.is_dir():
-            raise UsageError(f"{name}: registered at {known}, which is gone; register or make it again")
+            raise UsageError(f"{name}: registered at {known}, which is gone; make it again")
         return known
     path = Path(name).expanduser()
     if path.is_dir():
