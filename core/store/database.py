@@ -112,7 +112,9 @@ class Database:
         self._lock = threading.RLock()
         self._journal_ready = False
         if not path.exists() and (readonly or not create):
-            raise StoreError(f"{path}: no such database; choose another with --db")
+            raise StoreError(
+                f"{path}: no such database; `lance-workbench demo` makes one, or choose another with --db"
+            )
         _check_file(path)
         self._conn = _connect(path, readonly)
         try:

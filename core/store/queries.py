@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from core.errors import StoreError, UsageError
 from core.store.database import Database
@@ -151,32 +152,48 @@ class Queries(Database):
             raise StoreError(f"picture {sha256[:12]}…: not in {self.path}")
         return bytes(found)
 
-    # -- checkpoints and calibrations ---------------------------------------------------------------
+    # -- checkpoints and calibrations -----------------------------------------------------------------
+
+    def portable(self, path: str | Path) -> str:
+        """``path`` as the database keeps it: relative to the database's folder where it lies below it, else absolute.
+
+        So a database can be moved, or committed, together with what it refers to.
+        """
+        whole = Path(path).absolute()
+        home = self.path.parent
+        return str(whole.relative_to(home) if whole.is_relative_to(home) else whole)
+
+    def _registered(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
+        rows = [decoded(row) for row in self.query(sql, parameters)]
+        for row in rows:
+            row["path"] = str(self.path.parent / row["path"])
+        return rows
 
     def checkpoints(self, kind: str | None = None) -> list[Row]:
-        """The registered checkpoints and variants, variants behind their parents; ``kind`` keeps one of the
-        two."""
-        rows = self.query(
-            "SELECT * FROM checkpoints WHERE ? IS NULL OR kind = ? "
-            "ORDER BY coalesce(parent, name), kind, name",
+        """The registered checkpoints and variants, variants behind their parents; ``kind`` keeps one of the two."""
+        return self._registered(
+            "SELECT * FROM checkpoints WHERE ? IS NULL OR kind = ? ORDER BY coalesce(parent, name), kind, name",
             (kind, kind),
         )
-        return [decoded(row) for row in rows]
 
     def checkpoint(self, name: str) -> Row | None:
         """One registered checkpoint or variant by name, or None."""
-        rows = self.query("SELECT * FROM checkpoints WHERE name = ?", (name,))
-        return decoded(rows[0]) if rows else None
+        rows = self._registered("SELECT * FROM checkpoints WHERE name = ?", (name,))
+        return rows[0] if rows else None
+
+    def checkpoint_path(self, name: str) -> Path | None:
+        """The folder registered under the name of a checkpoint or variant, or None."""
+        row = self.checkpoint(name)
+        return None if row is None else Path(row["path"])
 
     def calibrations(self, checkpoint: str | None = None) -> list[Row]:
         """The registered calibrations, newest first; of one checkpoint if it is named."""
-        rows = self.query(
+        return self._registered(
             "SELECT * FROM calibrations WHERE ? IS NULL OR checkpoint = ? ORDER BY id DESC",
             (checkpoint, checkpoint),
         )
-        return [decoded(row) for row in rows]
 
     def calibration(self, name: str) -> Row | None:
         """One registered calibration by name, or None."""
-        rows = self.query("SELECT * FROM calibrations WHERE name = ?", (name,))
-        return decoded(rows[0]) if rows else None
+        rows = self._registered("SELECT * FROM calibrations WHERE name = ?", (name,))
+        return rows[0] if rows else None

@@ -106,16 +106,6 @@ class Store(Queries):
         if not changed:
             raise StoreError(f"run {run_id}: not in {self.path}")
 
-    def delete_run(self, run_id: int) -> None:
-        """Remove a run with its scores, outputs and manifest, and the media that nothing else shows."""
-        with self.write() as connection:
-            connection.execute("DELETE FROM runs WHERE id = ?", (run_id,))
-            connection.execute(
-                "DELETE FROM media WHERE sha256 NOT IN ("
-                "SELECT input_media FROM outputs WHERE input_media IS NOT NULL UNION "
-                "SELECT output_media FROM outputs WHERE output_media IS NOT NULL)"
-            )
-
     def set_scores(self, run_id: int, **scores: float | None) -> None:
         """Set the named scores of a run; scores not named keep their values."""
         self._known("scores", scores)
@@ -151,6 +141,8 @@ class Store(Queries):
 
     def _register(self, table: str, fields: Mapping[str, Any]) -> int:
         row = {"created_at": now(), **_encoded(fields)}
+        if "path" in row:
+            row["path"] = self.portable(row["path"])
         self._known(table, row)
         with self._tables(durable=True) as tables:
             found = self.value(f"SELECT id FROM {table} WHERE name = ?", (row.get("name"),))
@@ -160,9 +152,12 @@ class Store(Queries):
             return int(found)
 
     def register_checkpoint(self, **fields: Any) -> int:
-        """Record a checkpoint or variant under its ``name``, anew if it is known; its id."""
+        """Record a checkpoint or variant under its ``name``, anew if it is known; its id.
+
+        ``path`` is kept relative to the database's folder where it lies below it, and read back absolute.
+        """
         return self._register("checkpoints", fields)
 
     def register_calibration(self, **fields: Any) -> int:
-        """Record a calibration under its ``name``, anew if it is known; its id."""
+        """Record a calibration under its ``name``, anew if it is known; its id. ``path`` as for checkpoints."""
         return self._register("calibrations", fields)
