@@ -1,0 +1,101 @@
+"""The bf16 evaluation that another one is scored against: found by what it was run on, opened, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from core.errors import DataError, UsageError
+from core.evaluation.suites import GENERATION, UNDERSTANDING, Sample
+from core.store import Store
+
+ARTIFACTS = {UNDERSTANDING: "likelihood.safetensors", GENERATION: "trajectory.safetensors"}
+"""What a bf16 evaluation of each task keeps beside the database for others to be scored against."""
+
+BF16 = "bf16"
+"""The recipe of the source checkpoint's own runs."""
+
+
+def run_folder(store: Store, run_id: int) -> Path:
+    """Where a run keeps files too large for the database."""
+    return store.data_dir / "runs" / str(run_id)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A finished bf16 evaluation with its kept file."""
+
+    store: Store
+    run: dict[str, Any]
+
+    @property
+    def artifact(self) -> Path:
+        """The file of log-probabilities or trajectories."""
+        return run_folder(self.store, self.run["id"]) / ARTIFACTS[self.run["task"]]
+
+    @cached_property
+    def _outputs(self) -> dict[int, dict[str, Any]]:
+        return {row["idx"]: row for row in self.store.outputs(self.run["id"])}
+
+    def output(self, index: int, sample: Sample) -> dict[str, Any]:
+        """The baseline's output of a sample.
+
+        Raises:
+            DataError: the baseline does not have it.
+        """
+        row = self._outputs.get(index)
+        if row is None or row["sample_key"] != sample.key:
+            raise DataError(
+                f"run {self.run['id']}: sample {sample.key} is missing; run the baseline evaluation again"
+            )
+        return row
+
+
+def find(store: Store, checkpoint: str, task: str, spec_hash: str) -> Baseline | None:
+    """The newest bf16 evaluation of the same samples and settings that still has its file, or None.
+
+    Runs that were themselves scored against a baseline (the noise floor) are not taken.
+    """
+    row = store.latest_run(
+        kind="evaluate",
+        checkpoint=checkpoint,
+        task=task,
+        recipe=BF16,
+        spec_hash=spec_hash,
+        baseline_run_id=None,
+    )
+    if row is None:
+        return None
+    found = Baseline(store, row)
+    return found if found.artifact.is_file() else None
+
+
+def chosen(store: Store, run_id: int, evaluation: dict[str, Any]) -> Baseline:
+    """The run a user named as the baseline, if it answered the same samples under the same settings.
+
+    ``evaluation`` is what is about to be run, as ``evaluate.describe_evaluation`` has it.
+
+    Raises:
+        UsageError: it is of a variant, unfinished, of other samples or settings, or its kept file is gone.
+        StoreError: there is no such run.
+    """
+    row = store.run(run_id)
+    if row["recipe"] != BF16 or row["state"] != "succeeded" or row["kind"] != "evaluate":
+        raise UsageError(
+            f"run {run_id} is {row['state']}, of {row['name']}: wanted a finished evaluation of a bf16 checkpoint"
+        )
+    theirs = row["manifest"].get("evaluation", {})
+    for key in ("task", "suite", "samples", "settings"):
+        if theirs.get(key) != evaluation[key]:
+            raise UsageError(
+                f"run {run_id} had {key} {theirs.get(key)}, this evaluation has {evaluation[key]}; "
+                "they cannot be compared, leave the baseline on auto"
+            )
+    found = Baseline(store, row)
+    if not found.artifact.is_file():
+        raise UsageError(
+            f"{found.artifact}: gone, so run {run_id} cannot be scored against; leave the baseline on auto"
+        )
+    return found

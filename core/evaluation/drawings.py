@@ -1,0 +1,118 @@
+"""Examining generation: a picture drawn, scored against bf16's from the same noise and against the prompt."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.demo.recognise import recognise
+from core.evaluation import image_scores, media, statistics, trajectory
+from core.evaluation.baseline import ARTIFACTS, Baseline
+from core.evaluation.suites import GENERATION, Sample, Settings
+from core.lance.generation import drawing, imagine
+from core.lance.loading import Pipeline
+from core.lance.sampler import Sampling
+from core.store import Store
+
+
+class DrawingExaminer:
+    """Runs t2i samples one after the other and gathers their scores.
+
+    Without a baseline only the prompt's shape and colour are looked for, and the sampler's way is kept for
+    others to be scored against.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, settings: Settings, store: Store, baseline: Baseline | None, *, keep: bool
+    ) -> None:
+        self.pipeline = pipeline
+        _ = pipeline.vae  # read now: a missing one is told before anything is recorded
+        self.settings = settings
+        self.sampling = Sampling(settings.num_steps, settings.timestep_shift, settings.cfg_text_scale)
+        self.store = store
+        self.baseline = baseline
+        self.reference = trajectory.TrajectoryFile(baseline.artifact) if baseline else None
+        self.keep = keep
+        self.kept: dict[int, trajectory.Trajectory] = {}
+        self.images: list[image_scores.ImageScores] = []
+        self.velocities: list[float] = []
+        self.recognised: list[bool] = []
+        self.seconds: list[float] = []
+
+    def examine(self, index: int, sample: Sample) -> dict[str, Any]:
+        """Draw and score one sample; the columns of its output."""
+        started = time.perf_counter()
+        drawn = imagine(
+            self.pipeline,
+            sample.prompt,
+            self.settings.height,
+            self.settings.width,
+            self.sampling,
+            seed=sample.seed,
+            trace=self.keep,
+        )
+        seconds = time.perf_counter() - started
+        self.seconds.append(seconds)
+        fields: dict[str, Any] = {
+            "question": sample.prompt,
+            "output_media": media.add_picture(self.store, drawn.image),
+            "seconds": seconds,
+        }
+        if sample.shape and sample.colour:
+            fields["expected"] = f"{sample.colour} {sample.shape}"
+            shape, colour = recognise(drawn.image)
+            self.recognised.append((shape, colour) == (sample.shape, sample.colour))
+            fields["text"] = f"{colour} {shape}"
+            fields["pixel"] = float(self.recognised[-1])
+        if self.baseline is not None and self.reference is not None:
+            theirs = media.picture(self.store, self.baseline.output(index, sample)["output_media"])
+            scores = image_scores.score(theirs, drawn.image)
+            self.images.append(scores)
+            self.velocities.append(self._velocity_error(sample, self.reference.get(index)))
+            fields |= {
+                "psnr": scores.psnr,
+                "mae": scores.mae,
+                "cosine": scores.cosine,
+                "velocity": self.velocities[-1],
+            }
+        if drawn.trace is not None:
+            self.kept[index] = trajectory.keep(drawn.trace)
+        return fields
+
+    @torch.inference_mode()
+    def _velocity_error(self, sample: Sample, reference: trajectory.Trajectory) -> float:
+        """Mean over the kept steps of the relative error of the velocity at the baseline's x_t."""
+        reader = drawing(self.pipeline, sample.prompt, self.settings.height, self.settings.width)
+        errors = []
+        for moment, latents, velocity in zip(
+            reference.times.tolist(), reference.latents, reference.velocities, strict=True
+        ):
+            mine = reader.velocity(latents.to(self.pipeline.device), moment).cpu()
+            errors.append(trajectory.relative_error(velocity, mine))
+        return statistics.mean(errors).value
+
+    def scores(self) -> dict[str, float | None]:
+        """The run's aggregate scores with their intervals."""
+        result: dict[str, float | None] = {"seconds": statistics.mean(self.seconds).value}
+        if self.recognised:
+            pixel = statistics.wilson(sum(self.recognised), len(self.recognised))
+            result |= {"pixel": pixel.value, "pixel_low": pixel.low, "pixel_high": pixel.high}
+        if self.images:
+            columns = {
+                "psnr": [scores.psnr for scores in self.images],
+                "mae": [scores.mae for scores in self.images],
+                "cosine": [scores.cosine for scores in self.images],
+                "velocity": self.velocities,
+            }
+            for name, values in columns.items():
+                average = statistics.mean(values)
+                result |= {name: average.value, f"{name}_se": average.error}
+        return result
+
+    def save(self, folder: Path) -> None:
+        """Keep what others are scored against in ``folder``."""
+        if self.keep:
+            trajectory.save(folder / ARTIFACTS[GENERATION], self.kept)

@@ -1,0 +1,118 @@
+"""One evaluation: a loaded checkpoint or variant over one suite, every output stored as soon as it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from core.errors import Cancelled
+from core.evaluation.answers import AnswerExaminer
+from core.evaluation.baseline import BF16, Baseline, run_folder
+from core.evaluation.drawings import DrawingExaminer
+from core.evaluation.subject import Subject
+from core.evaluation.suites import UNDERSTANDING, Sample, Settings, Suite
+from core.files import sha256_text
+from core.lance.loading import Pipeline
+from core.store import Store, manifest
+
+
+class Examiner(Protocol):
+    """Runs the samples of one task and gathers their scores."""
+
+    def examine(self, index: int, sample: Sample) -> dict[str, Any]: ...
+    def scores(self) -> dict[str, float | None]: ...
+    def save(self, folder: Path) -> None: ...
+
+
+def describe_evaluation(
+    suite: Suite, settings: Settings, source: Subject, device: str, dtype: str
+) -> dict[str, Any]:
+    """Everything two evaluations must share to be compared, as plain data; recorded in the manifest."""
+    return {
+        "task": suite.task,
+        "suite": suite.fingerprint,
+        "samples": len(suite.samples),
+        "settings": dataclasses.asdict(settings),
+        "source": source.fingerprint,
+        "device": device.partition(":")[0],
+        "dtype": dtype,
+    }
+
+
+def spec_hash(evaluation: dict[str, Any]) -> str:
+    """The hash a baseline is found by."""
+    return sha256_text(json.dumps(evaluation, sort_keys=True))
+
+
+def evaluate(
+    store: Store,
+    pipeline: Pipeline,
+    subject: Subject,
+    suite: Suite,
+    settings: Settings,
+    evaluation: dict[str, Any],
+    *,
+    baseline: Baseline | None,
+    kernel_path: str,
+    job_id: int | None = None,
+    after_sample: Callable[[], None] = lambda: None,
+) -> int:
+    """Run ``suite`` on the loaded ``subject`` and record it; the id of the run.
+
+    Every output is in the database when its sample is done. A run that fails or is cancelled stays, marked
+    so, with the outputs it made. A bf16 run without a baseline keeps the file that others are scored against.
+
+    Args:
+        evaluation: from ``describe_evaluation``.
+        baseline: the bf16 run to score against; None scores against the truth alone.
+        kernel_path: which implementation of the quantized linears runs, for the manifest.
+        after_sample: called after each stored output; may raise ``Cancelled``.
+    """
+    make: Callable[..., Examiner] = AnswerExaminer if suite.task == UNDERSTANDING else DrawingExaminer
+    keep = subject.recipe == BF16 and baseline is None
+    examiner = make(pipeline, settings, store, baseline, keep=keep)
+    started = time.monotonic()
+    device = str(pipeline.device)
+    record = manifest.collect(
+        device=device,
+        kernel_path=kernel_path,
+        seeds={"noise": suite.samples[0].seed},
+        checkpoint=evaluation["source"],
+        variant=subject.fingerprint if subject.variant else None,
+        suite=suite.fingerprint,
+    ) | {"evaluation": evaluation}
+    run_id = store.start_run(
+        kind="evaluate",
+        checkpoint=subject.checkpoint,
+        variant=subject.variant,
+        recipe=subject.recipe,
+        bits=subject.bits,
+        size_bytes=subject.size_bytes,
+        suite=suite.name,
+        task=suite.task,
+        samples=len(suite.samples),
+        baseline_run_id=baseline.run["id"] if baseline else None,
+        job_id=job_id,
+        device=device,
+        spec_hash=spec_hash(evaluation),
+        manifest=record,
+    )
+    state = "failed"
+    try:
+        for index, sample in enumerate(suite.samples):
+            fields = examiner.examine(index, sample)
+            store.add_output(run_id, index, sample_key=sample.key, task=suite.task, **fields)
+            after_sample()
+        examiner.save(run_folder(store, run_id))
+        store.set_scores(run_id, **examiner.scores())
+        state = "succeeded"
+    except (Cancelled, KeyboardInterrupt):
+        state = "cancelled"
+        raise
+    finally:
+        store.finish_run(run_id, state, time.monotonic() - started)
+    return run_id

@@ -1,0 +1,237 @@
+"""Evaluations of the tiny golden model, end to end into a temporary database."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from core.errors import Cancelled, DataError, UsageError
+from core.evaluation import comparison, job, report
+from core.evaluation.image_scores import PSNR_CEILING
+from core.store import Store, manifest
+
+
+class Context:
+    """A job's context without a job."""
+
+    job_id = None
+
+    def __init__(self, store: Store, stop_after: int | None = None) -> None:
+        self.store, self.stop_after, self.lines, self.seen = store, stop_after, [], []  # type: ignore[var-annotated]
+
+    def log(self, text: str) -> None:
+        self.lines.append(text)
+
+    def progress(self, done: float, total: float | None, unit: str = "", message: str = "") -> None:
+        self.seen.append((done, total, message))
+        if done == self.stop_after:
+            raise Cancelled("stopped")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    with Store.open(tmp_path / "runs.db") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def suites(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A question suite in Lance's format (the answers of the tiny model are babble) and a small t2i suite."""
+    folder = tmp_path_factory.mktemp("suites")
+    samples = {}
+    for index, colour in enumerate(("red", "green", "blue")):
+        Image.new("RGB", (300, 200), colour).save(folder / f"{colour}.png")
+        samples[f"{index:04}"] = {
+            "interleave_array": [f"{colour}.png", ["Look.", "Which colour?", colour]],
+            "element_dtype_array": ["image", "text"],
+            "istarget_in_interleave": [0, 1],
+        }
+    (folder / "questions.json").write_text(json.dumps(samples))
+    drawn = {
+        "name": "drawings",
+        "task": "t2i",
+        "settings": {"height": 32, "width": 48, "num_steps": 3},
+        "samples": [
+            {"key": "a", "prompt": "a red circle", "shape": "circle", "colour": "red", "seed": 1},
+            {"key": "b", "prompt": "a cube", "seed": 2},
+        ],
+    }
+    (folder / "drawings.json").write_text(json.dumps(drawn))
+    return str(folder / "questions.json"), str(folder / "drawings.json")
+
+
+def _spec(checkpoint: Path, *suites: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "checkpoint": str(checkpoint),
+        "suites": list(suites),
+        "device": "cpu",
+        "dtype": "float32",
+    } | changes
+
+
+@pytest.fixture(scope="session")
+def perturbed(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint with noise on its weights, standing in for a variant."""
+    import safetensors.torch
+
+    folder = tmp_path_factory.mktemp("perturbed")
+    shutil.copytree(tiny_checkpoint.parent, folder, dirs_exist_ok=True)
+    file = folder / "Lance_Tiny" / "model.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in tensors.items():
+        if name.endswith("proj.weight") or name.endswith("proj_moe_gen.weight"):
+            noise = torch.randn(tensor.shape, generator=generator) * tensor.float().std() * 0.2
+            tensors[name] = (tensor.float() + noise).to(tensor.dtype)
+    safetensors.torch.save_file(tensors, file)
+    return folder / "Lance_Tiny"
+
+
+def test_baseline_scores_the_truth_and_keeps_what_others_need(
+    store: Store, tiny_checkpoint: Path, suites: tuple[str, str]
+) -> None:
+    context = Context(store)
+    result = job.run(_spec(tiny_checkpoint, *suites), context)  # type: ignore[arg-type]
+    questions, drawings = (store.run(run_id) for run_id in result["runs"])
+    assert (questions["name"], questions["state"], questions["samples"]) == (
+        "lance-tiny_bf16",
+        "succeeded",
+        3,
+    )
+    assert (questions["truth"], questions["kl"], questions["exact"]) == (0.0, None, None)
+    assert questions["nll"] > 0
+    assert drawings["pixel"] in (0.0, 1.0)
+    assert manifest.missing(questions["manifest"]) == []
+    rows = store.outputs(questions["id"])
+    assert [row["sample_key"] for row in rows] == ["0000", "0001", "0002"]
+    assert all(row["tokens"] and row["seconds"] > 0 for row in rows)
+    assert {len(row["text"]) > 0 for row in rows} == {True}
+    assert len(store.media(rows[0]["input_media"])) > 0
+    picture = store.outputs(drawings["id"])[0]["output_media"]
+    assert store.media(picture).startswith(b"\x89PNG")
+    for run, file in ((questions, "likelihood"), (drawings, "trajectory")):
+        assert (store.data_dir / "runs" / str(run["id"]) / f"{file}.safetensors").is_file()
+    assert context.seen[-1][:2] == (5, 5)
+
+
+def test_bf16_against_itself_is_the_noise_floor(
+    store: Store, tiny_checkpoint: Path, suites: tuple[str, str]
+) -> None:
+    first = job.run(_spec(tiny_checkpoint, *suites), Context(store))["runs"]  # type: ignore[arg-type]
+    again = job.run(_spec(tiny_checkpoint, *suites), Context(store))["runs"]  # type: ignore[arg-type]
+    questions, drawings = (store.run(run_id) for run_id in again)
+    assert [questions["baseline_run_id"], drawings["baseline_run_id"]] == first
+    assert (questions["exact"], questions["levenshtein"], questions["top1"]) == (1.0, 1.0, 1.0)
+    assert (questions["kl"], questions["kl_max"], questions["kl_p99"]) == (0.0, 0.0, 0.0)
+    assert (drawings["psnr"], drawings["mae"], drawings["velocity"]) == (PSNR_CEILING, 0.0, 0.0)
+    assert drawings["cosine"] == pytest.approx(1.0)
+    third = store.run(job.run(_spec(tiny_checkpoint, suites[0]), Context(store))["runs"][0])  # type: ignore[arg-type]
+    assert third["baseline_run_id"] == first[0], "a noise-floor run is no baseline"
+
+
+def test_a_changed_model_drifts(
+    store: Store, tiny_checkpoint: Path, perturbed: Path, suites: tuple[str, str]
+) -> None:
+    first = job.run(_spec(tiny_checkpoint, *suites), Context(store))["runs"]  # type: ignore[arg-type]
+    drifted = []
+    for suite, baseline in zip(suites, first, strict=True):
+        with pytest.MonkeyPatch.context() as patch:
+            _as_variant_of(patch, perturbed, tiny_checkpoint)
+            run_id = job.run(_spec(perturbed, suite, baseline=baseline), Context(store))["runs"][0]  # type: ignore[arg-type]
+        drifted.append(store.run(run_id))
+    questions, drawings = drifted
+    assert (questions["name"], questions["baseline_run_id"]) == ("perturbed", first[0])
+    assert questions["kl"] > 1e-3
+    assert questions["kl_p99"] <= questions["kl_max"]
+    assert questions["top1_low"] <= questions["top1"] <= questions["top1_high"]
+    row = store.outputs(questions["id"])[0]
+    assert len(row["kl_tokens"]) == len(store.outputs(first[0])[0]["tokens"])
+    assert row["kl_max"] == pytest.approx(row["kl_tokens"][row["kl_argmax"]], abs=1e-6)
+    assert drawings["psnr"] < PSNR_CEILING
+    assert drawings["velocity"] > 1e-3
+    assert drawings["velocity_se"] > 0
+    compared = comparison.compare(store, first[0], questions["id"])
+    assert compared.scores["kl"] == questions["kl"]
+    assert compared.scores["levenshtein"] == pytest.approx(questions["levenshtein"])
+    text = report.markdown(compared)
+    assert all(row["text"] in text for row in store.outputs(questions["id"]))
+    pictures = comparison.compare(store, first[1], drawings["id"])
+    assert pictures.scores["psnr"] == pytest.approx(drawings["psnr"])
+    assert json.loads(json.dumps(pictures.as_dict()))["samples"][0]["differs"] is True
+
+
+def _as_variant_of(patch: pytest.MonkeyPatch, variant: Path, source: Path) -> None:
+    """Let the job see ``variant`` as a variant of ``source``; its weights stay plain."""
+    import dataclasses
+
+    opened = job.open_subjects
+
+    def open_subjects(name: str, store: Store) -> Any:
+        parent, _, info = opened(str(source), store)
+        if name != str(variant):
+            return parent, parent, info
+        subject = dataclasses.replace(
+            parent, path=variant, variant="perturbed", recipe="noise", fingerprint="f"
+        )
+        return subject, parent, info
+
+    patch.setattr(job, "open_subjects", open_subjects)
+
+
+def test_missing_baseline_is_run_first_and_said(
+    store: Store, tiny_checkpoint: Path, perturbed: Path, suites: tuple[str, str]
+) -> None:
+    context = Context(store)
+    with pytest.MonkeyPatch.context() as patch:
+        _as_variant_of(patch, perturbed, tiny_checkpoint)
+        result = job.run(_spec(perturbed, suites[0], limit=2), context)  # type: ignore[arg-type]
+        again = job.run(_spec(perturbed, suites[0], limit=2), Context(store))  # type: ignore[arg-type]
+        other = job.run(_spec(perturbed, suites[0], limit=1), Context(store))  # type: ignore[arg-type]
+    assert len(result["baselines"]) == 1
+    assert any("running lance-tiny_bf16 first" in line for line in context.lines)
+    assert context.seen[-1][:2] == (4, 4)
+    assert again["baselines"] == []
+    assert len(other["baselines"]) == 1, "another subset of samples needs its own baseline"
+    lost = store.data_dir / "runs" / str(result["baselines"][0]) / "likelihood.safetensors"
+    lost.unlink()
+    with pytest.raises(UsageError, match="leave the baseline on auto"):
+        job.run(_spec(tiny_checkpoint, suites[0], limit=2, baseline=result["baselines"][0]), context)  # type: ignore[arg-type]
+
+
+def test_a_baseline_of_other_samples_is_refused(
+    store: Store, tiny_checkpoint: Path, suites: tuple[str, str]
+) -> None:
+    first = job.run(_spec(tiny_checkpoint, suites[0], limit=1), Context(store))["runs"][0]  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"run 1 had suite .*cannot be compared"):
+        job.run(_spec(tiny_checkpoint, suites[0], baseline=first), Context(store))  # type: ignore[arg-type]
+    assert store.count_runs() == 1
+
+
+def test_a_damaged_baseline_file_is_named_and_nothing_is_recorded(
+    store: Store, tiny_checkpoint: Path, suites: tuple[str, str]
+) -> None:
+    first = job.run(_spec(tiny_checkpoint, suites[0], limit=1), Context(store))["runs"][0]  # type: ignore[arg-type]
+    file = store.data_dir / "runs" / str(first) / "likelihood.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"likelihood\.safetensors: cannot be read"):
+        job.run(_spec(tiny_checkpoint, suites[0], limit=1), Context(store))  # type: ignore[arg-type]
+    assert store.count_runs() == 1
+
+
+def test_cancelling_keeps_what_was_made(store: Store, tiny_checkpoint: Path, suites: tuple[str, str]) -> None:
+    with pytest.raises(Cancelled):
+        job.run(_spec(tiny_checkpoint, suites[0]), Context(store, stop_after=2))  # type: ignore[arg-type]
+    run = store.run(1)
+    assert run["state"] == "cancelled"
+    assert len(store.outputs(1)) == 2
+
+
+def test_no_suite_lists_what_there_is(store: Store, tiny_checkpoint: Path) -> None:
+    with pytest.raises(UsageError, match="no suite given"):
+        job.run(_spec(tiny_checkpoint), Context(store))  # type: ignore[arg-type]
