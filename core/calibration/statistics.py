@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from core.errors import CheckpointError, WorkbenchError
+from core.formats.safetensors_file import save_tensors
 
 DEFAULT_ROWS = 256
 
@@ -125,10 +125,10 @@ class Statistics:
                     f"{key}/{bucket}/count": torch.tensor([moments.count]),
                     f"{key}/{bucket}/sum_abs": moments.sum_abs.double().cpu(),
                     f"{key}/{bucket}/sum_sq": moments.sum_sq.double().cpu(),
-                    f"{key}/{bucket}/rows": moments.rows.contiguous(),
+                    f"{key}/{bucket}/rows": moments.rows,
                     f"{key}/{bucket}/priority": moments.priority,
                 }
-        save_file(tensors, path)
+        save_tensors(tensors, path)
 
 
 class StatisticsFile:

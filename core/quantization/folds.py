@@ -32,9 +32,9 @@ def fold_norm(norm: Tensor, s: Tensor, stored: torch.dtype) -> tuple[Tensor, Ten
     return folded, effective
 
 
-def fold_rows(weight: Tensor, bias: Tensor | None, s: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Divide the rows of ``weight`` [N, K] and the entries of ``bias`` [N] by ``s`` [N], all float32."""
-    return weight / s.unsqueeze(-1), None if bias is None else bias / s
+def fold_rows(weight: Tensor, s: Tensor) -> Tensor:
+    """Divide the rows of ``weight`` [N, K] by ``s`` [N], float32."""
+    return weight / s.unsqueeze(-1)
 
 
 def scale_columns(weight: Tensor, s: Tensor) -> Tensor:

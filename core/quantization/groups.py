@@ -70,3 +70,7 @@ def _group(layer: int, expert: Expert, kind: Kind) -> LinearGroup:
         norm,
         target_name(layer, "mlp.up_proj", expert) if kind == "down" else None,
     )
+
+
+UNTOUCHED = ("language_model.lm_head", "vae2llm", "llm2vae", r"re:time_embedder\..*", r"re:vit_model\..*")
+"""Linears that stay as they are, as compressed-tensors' ``ignore`` names them (``re:`` begins a pattern)."""

@@ -7,6 +7,7 @@ Reading is strict: an unknown key or step is an error that names the file, the k
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ FOLDER = Path(__file__).parent / "recipes"
 
 FOLDABLE = ("qkv", "gate_up", "down")
 """Groups of linears whose input can be scaled exactly."""
+
+_GROUP = re.compile(r"(?m)^(\s*group\s*=\s*)\d+")
 
 ROLES = ("text", "vit", "answer", "noisy", "clean")
 
@@ -53,19 +56,23 @@ class Recipe:
     rows: int
     """How many sampled rows of a group's input the search uses at most."""
     role_weights: dict[str, dict[str, float]]
-    """Per expert, what each role's tokens count; roles that are absent are left out and the rest rescaled."""
+    """Per expert, what each role's tokens count; an expert that is absent counts all roles alike."""
     text: str
-    """The TOML it was read from."""
+    """The TOML it was read from, with the group that was chosen."""
 
     @property
     def needs_calibration(self) -> bool:
         """Whether a step looks at activations."""
         return bool(self.steps)
 
+    def step_of(self, group: str) -> AwqStep | None:
+        """The step that scales this kind of group, if one does."""
+        return next((step for step in self.steps if group in step.groups), None)
+
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the text and of the group, which may be overridden."""
-        return sha256_text(f"{self.text}\ngroup {self.scheme.group_size}")
+        """SHA-256 of the text."""
+        return sha256_text(self.text)
 
     @property
     def variant_suffix(self) -> str:
@@ -80,7 +87,9 @@ class Recipe:
         """
         if group is None:
             return self
-        return dataclasses.replace(self, scheme=dataclasses.replace(self.scheme, group_size=group))
+        scheme = dataclasses.replace(self.scheme, group_size=group)
+        text = _GROUP.sub(rf"\g<1>{group}", self.text)
+        return dataclasses.replace(self, scheme=scheme, text=text)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, for records and ``recipes show --json``."""
@@ -148,6 +157,10 @@ class _Reader:
         steps = top.get("steps", [])
         if not isinstance(steps, list):
             raise UsageError(f"{self.path}: steps is no list; write [[steps]] for each step")
+        read = tuple(self.step(step, f"steps[{index}]") for index, step in enumerate(steps))
+        scaled = [group for step in read for group in step.groups]
+        if twice := sorted({group for group in scaled if scaled.count(group) > 1}):
+            raise UsageError(f"{self.path}: {twice[0]} is scaled by two steps; leave it to one of them")
         name = self.value(top, "name", str)
         if not name or any(not (c.isalnum() or c in ".-") for c in name):
             raise UsageError(f"{self.path}: name {name!r}: wanted letters, digits, dots and hyphens")
@@ -155,7 +168,7 @@ class _Reader:
             name=name,
             summary=self.value(top, "summary", str, ""),
             scheme=scheme,
-            steps=tuple(self.step(step, f"steps[{index}]") for index, step in enumerate(steps)),
+            steps=read,
             min_tokens=self.value(use, "calibration.min_tokens", int, 256),
             too_few=too_few,
             rows=self.value(use, "calibration.rows", int, 512),

@@ -1,0 +1,78 @@
+"""Running samples through a loaded Lance while the target linears are observed.
+
+Answers are the model's own greedy ones, decoded token by token as in use: what is quantized has to reproduce
+them, and on them it is compared. Pictures run the whole schedule with both guidance branches, so every
+timestep the model will meet is seen; each timestep gives the same number of noisy rows, guided or not. The
+VAE is not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from core.calibration.observers import Observer, Quota
+from core.calibration.statistics import Statistics
+from core.evaluation.suites import UNDERSTANDING, Sample, Settings
+from core.lance.generation import answer, drawing, start_noise
+from core.lance.loading import Pipeline
+from core.lance.sampler import Sampling, sample
+
+NOISY_ROWS = 64
+"""Noisy rows taken of each picture at each timestep, guidance branches together."""
+
+
+def stratified(sampling: Sampling, tokens: int, rows: int = NOISY_ROWS) -> Quota:
+    """How many noisy rows of one pass to take so that all timesteps of a picture count alike.
+
+    A guided step makes two passes over the ``tokens`` of the picture, another step one.
+    """
+    wanted = min(rows, tokens)
+    return lambda time: max(1, wanted // 2) if sampling.guided(time) else wanted
+
+
+@torch.inference_mode()
+def collect_statistics(
+    pipeline: Pipeline,
+    samples: Sequence[Sample],
+    settings: Settings,
+    statistics: Statistics,
+    progress: Callable[[int, int, str], None] = lambda done, total, message: None,
+) -> dict[str, dict[str, int]]:
+    """Run ``samples`` and add what is seen to ``statistics``.
+
+    Returns:
+        Noisy rows by task and timestep.
+    """
+    with Observer(pipeline.model, statistics) as observer:
+        for index, item in enumerate(samples):
+            progress(index, len(samples), f"{item.task} {item.key}")
+            observer.task = item.task
+            if item.task == UNDERSTANDING:
+                answer(
+                    pipeline,
+                    item.images(),
+                    item.question,
+                    item.instruction,
+                    settings.max_new_tokens,
+                    settings.resolution,
+                )
+            else:
+                _draw(pipeline, item, settings, observer)
+        progress(len(samples), len(samples), "")
+    return observer.timesteps
+
+
+def _draw(pipeline: Pipeline, item: Sample, settings: Settings, observer: Observer) -> None:
+    sampling = Sampling(
+        num_steps=settings.num_steps,
+        timestep_shift=settings.timestep_shift,
+        cfg_text_scale=settings.cfg_text_scale,
+    )
+    reader = drawing(pipeline, item.prompt, settings.height, settings.width)
+    block = reader.packed.target.block
+    assert block is not None
+    observer.quota = stratified(sampling, block.tokens)
+    noise = start_noise(block.tokens, item.seed).to(pipeline.device)
+    sample(noise, reader.velocity, sampling)

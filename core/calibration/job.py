@@ -1,0 +1,142 @@
+"""The job ``calibrate``: run samples through a checkpoint and keep what its linears see."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from core.calibration.collect import collect_statistics
+from core.calibration.merge import merge, write_calibration
+from core.calibration.record import CalibrationRecord, coverage
+from core.calibration.samples import SampleSet, record_keys, sample_set
+from core.calibration.statistics import DEFAULT_ROWS, Statistics
+from core.checkpoints.describe import CheckpointInfo, describe
+from core.checkpoints.resolve import resolve
+from core.errors import UsageError
+from core.evaluation.suites import TASKS, Settings
+from core.files import sha256_text
+from core.jobs.context import JobContext
+from core.quantization.groups import target_linears
+from core.runtime.device import pick_device, pick_dtype
+from core.store import Store
+from core.store.manifest import collect
+
+DEFAULT_SAMPLES = 16
+"""Samples of each task, if the spec does not say."""
+
+
+def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
+    """Calibrate as ``spec`` says; the calibration appears under its name whole or not at all."""
+    from core.runtime.loading import load_model
+
+    started = time.monotonic()
+    info = describe(resolve(str(spec["checkpoint"]), context.store))
+    if info.kind == "variant":
+        raise UsageError(f"{info.name} is a variant; calibrate the checkpoint it was made from")
+    seed = int(spec.get("seed") or 0)
+    chosen = _samples(spec, info, seed)
+    override = {"resolution": spec.get("resolution")}
+    settings = Settings.combine(info.defaults, chosen.settings, override)
+    device = pick_device(str(spec.get("device") or "auto"))
+    dtype = pick_dtype(str(spec.get("dtype") or "auto"), device)
+    name = str(spec.get("name") or f"{info.name}_{'+'.join(chosen.tasks)}-n{len(chosen.samples)}-s{seed}")
+    data = chosen.fingerprint(dataclasses.asdict(settings))
+    run_id = context.store.start_run(
+        kind="calibrate",
+        checkpoint=info.name,
+        task="+".join(chosen.tasks),
+        samples=len(chosen.samples),
+        suite=spec.get("suite"),
+        job_id=context.job_id,
+        device=str(device),
+        spec_hash=sha256_text(json.dumps(spec, sort_keys=True)),
+        manifest=collect(
+            device=str(device),
+            kernel_path=f"torch:{device.type}",
+            seeds={"samples": seed, "rows": seed},
+            checkpoint=info.fingerprint,
+            data=data,
+        ),
+    )
+    context.log(f"{name}: {len(chosen.samples)} samples of {', '.join(chosen.tasks)} on {device}")
+    pipeline = load_model(info.path, device, dtype)
+    statistics = Statistics(DEFAULT_ROWS, seed, data)
+    timesteps = collect_statistics(
+        pipeline,
+        chosen.samples,
+        settings,
+        statistics,
+        lambda done, total, message: context.progress(done, total, "samples", message),
+    )
+    record = CalibrationRecord(
+        name=name,
+        checkpoint=info.name,
+        checkpoint_fingerprint=info.fingerprint,
+        tasks=chosen.tasks,
+        samples=record_keys(chosen.samples),
+        data_fingerprint=data,
+        seed=seed,
+        rows_per_bucket=DEFAULT_ROWS,
+        dtype=str(dtype).removeprefix("torch."),
+        tokens=statistics.tokens,
+        timesteps=timesteps,
+        statistics_sha256="",
+        settings=dataclasses.asdict(settings),
+    )
+    folder = context.data_dir / "calibrations" / name
+    record = write_calibration(folder, statistics, record)
+    register(context.store, folder, record)
+    seconds = time.monotonic() - started
+    context.store.finish_run(run_id, "succeeded", seconds)
+    unseen = [
+        row.linear
+        for row in coverage(record.tokens, target_linears(pipeline.config.num_layers))
+        if not row.tokens
+    ]
+    if unseen:
+        context.log(f"{len(unseen)} linears saw no token, {unseen[0]} the first: add a task that uses them")
+    return summary(folder, record) | {"run": run_id, "seconds": round(seconds, 3), "unseen": unseen}
+
+
+def _samples(spec: dict[str, Any], info: CheckpointInfo, seed: int) -> SampleSet:
+    tasks = list(spec.get("tasks") or TASKS)
+    count = int(spec.get("samples") or DEFAULT_SAMPLES)
+    return sample_set(info.name, tasks, count, spec.get("suite"), seed)
+
+
+def merge_registered(store: Store, folders: list[Path], name: str) -> dict[str, Any]:
+    """Merge calibrations into a new one called ``name`` and register it."""
+    folder = store.data_dir / "calibrations" / name
+    record = merge(folders, folder, name)
+    register(store, folder, record)
+    return summary(folder, record)
+
+
+def register(store: Store, folder: Path, record: CalibrationRecord) -> None:
+    """Record a finished calibration in the store."""
+    store.register_calibration(
+        name=record.name,
+        checkpoint=record.checkpoint,
+        path=str(folder),
+        fingerprint=record.fingerprint,
+        tasks=record.tasks,
+        samples=len(record.samples),
+        tokens=record.total_tokens,
+        details={"seed": record.seed, "dtype": record.dtype, "merged_from": record.merged_from},
+    )
+
+
+def summary(folder: Path, record: CalibrationRecord) -> dict[str, Any]:
+    """A calibration in a few figures."""
+    return {
+        "calibration": record.name,
+        "path": str(folder),
+        "checkpoint": record.checkpoint,
+        "tasks": record.tasks,
+        "samples": len(record.samples),
+        "tokens": record.total_tokens,
+        "fingerprint": record.fingerprint,
+    }

@@ -1,0 +1,69 @@
+"""The README.md of a variant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from core.quantization.groups import EXPERTS, KINDS
+from core.quantization.scheme import Scheme
+
+_WORDS = {"qkv": "q, k, v", "o": "o", "gate_up": "gate, up", "down": "down"}
+
+
+def model_card(
+    *,
+    name: str,
+    base: str,
+    summary: str,
+    recipe: str,
+    scheme: Scheme,
+    bits_per_weight: float,
+    size_bytes: int,
+    records: Sequence[dict[str, Any]],
+) -> str:
+    """Markdown for the variant ``name``; ``records`` are those of its linears."""
+    lines = [
+        "---",
+        "license: apache-2.0",
+        f"base_model: {base}",
+        "tags: [lance, compressed-tensors, quantized]",
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"{base} with its {len(records)} target linears (q, k, v, o, gate, up, down of both experts) as "
+        f"{scheme.label}, {bits_per_weight:.2f} bits a weight with scales and zeros; everything else is bfloat16. "
+        f"{size_bytes / 1e6:,.1f} MB of tensors.",
+        "",
+        f"Recipe `{recipe}`: {summary}. `recipe.toml` holds it whole, `lance_workbench.json` what it was made "
+        "from and a record of every linear.",
+        "",
+        "The layout is `pack-quantized` of [compressed-tensors](https://github.com/vllm-project/compressed-tensors); "
+        "tensor names are Lance's. The vision tower and the VAE are those of the base model and lie beside it.",
+        "",
+    ]
+    losses = [_loss_row(expert, kind, records) for expert in EXPERTS for kind in KINDS]
+    if any(row is not None for row in losses):
+        lines += [
+            "Relative squared error of each block's output on calibration rows, mean over layers:",
+            "",
+            "| expert | linears | plain rounding | this variant |",
+            "|---|---|---:|---:|",
+            *(row for row in losses if row is not None),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _loss_row(expert: str, kind: str, records: Sequence[dict[str, Any]]) -> str | None:
+    mine = [
+        record
+        for record in records
+        if record["group"].endswith(f".{expert}.{kind}") and record["loss_before"] is not None
+    ]
+    if not mine:
+        return None
+    before, after = (fmean(record[key] for record in mine) for key in ("loss_before", "loss_after"))
+    return f"| {expert} | {_WORDS[kind]} | {before:.2e} | {after:.2e} |"

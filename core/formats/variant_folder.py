@@ -1,0 +1,106 @@
+"""Writing a variant folder: sharded safetensors with an index, configs, provenance and a model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from core.checkpoints.describe import CONFIG_FILE, OWN_FILE
+from core.checkpoints.source import INDEX_FILE
+from core.files import disk_errors, sha256_file
+from core.formats.safetensors_file import save_tensors
+
+MAX_SHARD_BYTES = 1_000_000_000
+"""A shard is closed once it holds this much; a single tensor may exceed it."""
+
+_COPIED = (".json", ".txt", ".jinja")
+_OWN_NAMES = {"config.json", INDEX_FILE, OWN_FILE, "README.md", "recipe.toml"}
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a ``ShardWriter`` left behind."""
+
+    size_bytes: int
+    """Bytes of all tensors."""
+    files: dict[str, str]
+    """Shard name -> SHA-256."""
+
+
+class ShardWriter:
+    """Collects tensors unit by unit and writes a shard whenever enough have come together."""
+
+    def __init__(self, folder: Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+        self._folder = folder
+        self._limit = max_shard_bytes
+        self._waiting: dict[str, Tensor] = {}
+        self._shards: list[list[str]] = []
+        self._size = 0
+
+    def add(self, unit: Mapping[str, Tensor]) -> None:
+        """Take a finished unit; tensors on the CPU."""
+        self._waiting |= unit
+        self._size += sum(tensor.nbytes for tensor in unit.values())
+        if sum(tensor.nbytes for tensor in self._waiting.values()) >= self._limit:
+            self._flush()
+
+    def _part(self, index: int) -> Path:
+        return self._folder / f"part-{index:05d}.safetensors"
+
+    def _flush(self) -> None:
+        if self._waiting:
+            names = sorted(self._waiting)
+            tensors = {name: self._waiting[name] for name in names}
+            save_tensors(tensors, self._part(len(self._shards)))
+            self._shards.append(names)
+            self._waiting = {}
+
+    def finish(self) -> Written:
+        """Write what waits, give the shards their final names and write the index."""
+        self._flush()
+        weight_map: dict[str, str] = {}
+        files: dict[str, str] = {}
+        for index, names in enumerate(self._shards):
+            final = f"model-{index + 1:05d}-of-{len(self._shards):05d}.safetensors"
+            self._part(index).rename(self._folder / final)
+            files[final] = sha256_file(self._folder / final)
+            weight_map |= dict.fromkeys(names, final)
+        body = {"metadata": {"total_size": self._size}, "weight_map": dict(sorted(weight_map.items()))}
+        _write_json(self._folder / INDEX_FILE, body)
+        return Written(self._size, files)
+
+
+def write_companions(
+    folder: Path,
+    source: Path,
+    quantization: dict[str, Any],
+    recipe_text: str,
+    provenance: dict[str, Any],
+    card: str,
+) -> None:
+    """Write everything beside the shards.
+
+    The source's small files (tokenizer, ``llm_config.json``) are copied; config.json is its
+    ``llm_config.json`` with the ``quantization_config``, and says that embeddings and head are separate
+    tensors, which they are.
+    """
+    with disk_errors(folder):
+        for file in sorted(source.iterdir()):
+            if file.is_file() and file.suffix in _COPIED and file.name not in _OWN_NAMES:
+                shutil.copyfile(file, folder / file.name)
+        config = json.loads((source / CONFIG_FILE).read_text(encoding="utf-8"))
+        merged = config | {"tie_word_embeddings": False, "quantization_config": quantization}
+        _write_json(folder / "config.json", merged)
+        _write_json(folder / OWN_FILE, provenance)
+        (folder / "recipe.toml").write_text(recipe_text, encoding="utf-8")
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _write_json(path: Path, body: dict[str, Any]) -> None:
+    path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

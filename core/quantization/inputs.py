@@ -1,0 +1,81 @@
+"""From a calibration to what the search looks at: rows and magnitudes of a group's input, roles balanced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from core.calibration.record import STATISTICS_FILE, CalibrationRecord, coverage, too_few
+from core.calibration.statistics import StatisticsFile
+from core.errors import UsageError
+from core.quantization.awq import Inputs
+from core.quantization.groups import LinearGroup
+from core.quantization.recipe import ROLES, Recipe
+
+
+def check_coverage(record: CalibrationRecord, recipe: Recipe, linears: Sequence[str]) -> list[str]:
+    """The linears that saw fewer tokens than the recipe asks for, if it lets them be rounded as they are.
+
+    Raises:
+        UsageError: the recipe does not; the first of them is named with its count.
+    """
+    thin = too_few(coverage(record.tokens, linears), recipe.min_tokens)
+    if thin and recipe.too_few == "error":
+        more = f" and {len(thin) - 1} more linears" if len(thin) > 1 else ""
+        raise UsageError(
+            f"calibration {record.name}: {thin[0].linear} saw {thin[0].tokens} tokens{more} too few, recipe "
+            f"{recipe.name} wants {recipe.min_tokens}; calibrate with more samples or tasks, "
+            'or set too_few = "round" in the recipe'
+        )
+    return [row.linear for row in thin]
+
+
+class CalibrationInputs:
+    """Finds a group's ``Inputs``.
+
+    A bucket (task and role) counts what its role does in the recipe, shared evenly among the tasks that
+    have the role; roles without tokens are left out and the rest rescaled. Rows are shared evenly among
+    buckets.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, thin: Sequence[str], device: torch.device) -> None:
+        self._file = StatisticsFile(folder / STATISTICS_FILE)
+        self._recipe = recipe
+        self._thin = frozenset(thin)
+        self._device = device
+
+    def __call__(self, group: LinearGroup) -> Inputs | None:
+        """The group's inputs; None where one of its linears saw too few tokens or none that count."""
+        if self._thin.intersection(group.linears):
+            return None
+        weights = self._weights(group)
+        if not weights:
+            return None
+        share = max(1, self._recipe.rows // len(weights))
+        moments = [self._file.moments(group.key, bucket) for bucket in weights]
+        weight = torch.tensor(list(weights.values()), dtype=torch.float32, device=self._device)
+        rows = [part.rows[:share] for part in moments]
+        mean_abs = torch.stack([part.sum_abs / part.count for part in moments]).to(
+            self._device, torch.float32
+        )
+        bucket = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(part) for part in rows]))
+        return Inputs(
+            torch.cat(rows).to(self._device, torch.float32),
+            bucket.to(self._device),
+            weight,
+            (mean_abs * weight.unsqueeze(-1)).sum(0),
+        )
+
+    def _weights(self, group: LinearGroup) -> dict[str, float]:
+        """What each bucket of the group's input counts; sums to one."""
+        wanted = self._recipe.role_weights.get(group.expert) or dict.fromkeys(ROLES, 1.0)
+        buckets = self._file.buckets(group.key)
+        roles = [bucket.rpartition("/")[2] for bucket in buckets]
+        raw = {
+            bucket: wanted.get(role, 0.0) / roles.count(role)
+            for bucket, role in zip(buckets, roles, strict=True)
+        }
+        total = sum(raw.values())
+        return {bucket: weight / total for bucket, weight in raw.items() if weight > 0}

@@ -1,0 +1,280 @@
+"""The job ``quantize``: from a checkpoint's name and a recipe to a registered variant."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from core.calibration.record import CalibrationRecord, load_record, verify_statistics
+from core.checkpoints.describe import CheckpointInfo, describe, own_record
+from core.checkpoints.resolve import resolve
+from core.checkpoints.source import TensorSource
+from core.errors import UsageError
+from core.files import replacing_folder, sha256_text
+from core.formats.compressed_tensors import quantization_config
+from core.formats.model_card import model_card
+from core.formats.variant_folder import MAX_SHARD_BYTES, ShardWriter, Written, write_companions
+from core.jobs.context import JobContext
+from core.lance.config import LanceConfig
+from core.quantization import recipe as recipes
+from core.quantization.groups import UNTOUCHED, target_linears
+from core.quantization.inputs import CalibrationInputs, check_coverage
+from core.quantization.layer import FindInputs
+from core.quantization.pipeline import Accounting, Plan, plan, quantize
+from core.quantization.recipe import Recipe
+from core.runtime.device import pick_device
+from core.store import Store
+from core.store.manifest import collect, versions
+
+
+@dataclass(frozen=True)
+class Request:
+    """A job's spec, looked up: everything that can be wrong with it has been checked."""
+
+    info: CheckpointInfo
+    config: LanceConfig
+    recipe: Recipe
+    calibration: tuple[Path, CalibrationRecord] | None
+    thin: list[str]
+    """Linears the recipe allows to be rounded without calibration."""
+    plan: Plan
+    output: Path
+    name: str
+    device: torch.device
+
+
+def find_calibration(store: Store, name: str) -> Path:
+    """The folder of a calibration by registered name or by path.
+
+    Raises:
+        UsageError: neither.
+    """
+    row = store.calibration(name)
+    if row is not None:
+        return Path(row["path"])
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser().resolve()
+    known = ", ".join(str(row["name"]) for row in store.calibrations()) or "none"
+    raise UsageError(f"{name}: no such calibration and no such folder; calibrations are {known}")
+
+
+def open_calibration(store: Store, name: str, info: CheckpointInfo) -> tuple[Path, CalibrationRecord]:
+    """A calibration, checked to be whole and of this checkpoint.
+
+    Raises:
+        UsageError: there is none of that name, or it is of another checkpoint.
+        CheckpointError: its files are damaged.
+    """
+    folder = find_calibration(store, name)
+    record = load_record(folder)
+    if record.checkpoint_fingerprint != info.fingerprint:
+        raise UsageError(
+            f"calibration {record.name}: was taken from {record.checkpoint} "
+            f"({record.checkpoint_fingerprint[:12]}), not from {info.name} ({info.fingerprint[:12]}); "
+            "calibrate this checkpoint"
+        )
+    verify_statistics(folder, record)
+    return folder, record
+
+
+def look_up(spec: dict[str, Any], store: Store) -> Request:
+    """Resolve and check a spec; nothing is computed or written.
+
+    Raises:
+        UsageError, CheckpointError: what is wrong with it.
+    """
+    recipe = recipes.load(str(spec["recipe"])).with_group(spec.get("group"))
+    info = describe(resolve(str(spec["checkpoint"]), store))
+    if info.kind == "variant":
+        raise UsageError(f"{info.name} is already a variant; quantize the checkpoint it was made from")
+    calibration = None
+    thin: list[str] = []
+    config = LanceConfig.from_folder(info.path)
+    if spec.get("calibration"):
+        calibration = open_calibration(store, str(spec["calibration"]), info)
+        thin = (
+            check_coverage(calibration[1], recipe, target_linears(config.num_layers)) if recipe.steps else []
+        )
+    elif recipe.needs_calibration:
+        raise UsageError(f"recipe {recipe.name} looks at activations: give it a calibration of {info.name}")
+    name = f"{info.name}_{recipe.variant_suffix}"
+    output = spec.get("output")
+    return Request(
+        info=info,
+        config=config,
+        recipe=recipe,
+        calibration=calibration,
+        thin=thin,
+        plan=plan(TensorSource.open(info.path), config, recipe, MAX_SHARD_BYTES),
+        output=Path(output).expanduser().resolve() if output else store.data_dir / "variants" / name,
+        name=name,
+        device=pick_device(str(spec.get("device") or "auto")),
+    )
+
+
+def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
+    """Quantize as ``spec`` says; with ``dry_run``, only predict sizes and peaks.
+
+    The variant appears under its final name whole or not at all.
+    """
+    started = time.monotonic()
+    request = look_up(spec, context.store)
+    predicted = {"variant": request.name, "path": str(request.output), "plan": asdict(request.plan)}
+    if spec.get("dry_run"):
+        return predicted | {"dry_run": True}
+    context.log(
+        f"{request.name}: {request.plan.linears} linears as {request.recipe.scheme.label}, "
+        f"{request.plan.size_bytes / 1e6:,.1f} MB expected"
+    )
+    calibration = None if request.calibration is None else request.calibration[1].fingerprint
+    run_id = context.store.start_run(
+        kind="quantize",
+        checkpoint=request.info.name,
+        variant=request.name,
+        recipe=request.recipe.name,
+        bits=request.plan.bits_per_weight,
+        job_id=context.job_id,
+        device=str(request.device),
+        spec_hash=sha256_text(json.dumps(spec, sort_keys=True)),
+        manifest=collect(
+            device=str(request.device),
+            kernel_path=f"torch:{request.device.type}",
+            seeds={},
+            checkpoint=request.info.fingerprint,
+            recipe=request.recipe.fingerprint,
+            calibration=calibration,
+        ),
+    )
+    accounting, written = make_variant(request, context.progress)
+    variant = describe(request.output)
+    summary = summarise(accounting)
+    context.store.register_checkpoint(
+        name=request.name,
+        path=str(request.output),
+        kind="variant",
+        family="lance",
+        parent=request.info.name,
+        recipe=request.recipe.name,
+        bits=request.plan.bits_per_weight,
+        size_bytes=written.size_bytes,
+        fingerprint=variant.fingerprint,
+        details={
+            "scheme": request.recipe.scheme.to_json(),
+            "recipe_fingerprint": request.recipe.fingerprint,
+            "calibration": None if request.calibration is None else request.calibration[1].name,
+            "calibration_fingerprint": calibration,
+            "run_id": run_id,
+            **summary,
+        },
+    )
+    seconds = time.monotonic() - started
+    context.store.update_run(run_id, size_bytes=written.size_bytes)
+    context.store.finish_run(run_id, "succeeded", seconds)
+    return {
+        "variant": request.name,
+        "path": str(request.output),
+        "run": run_id,
+        "size_bytes": written.size_bytes,
+        "bits_per_weight": request.plan.bits_per_weight,
+        "seconds": round(seconds, 3),
+        **summary,
+    }
+
+
+def make_variant(request: Request, progress: Any) -> tuple[Accounting, Written]:
+    """Compute and write the variant folder."""
+    recipe, info = request.recipe, request.info
+    source = TensorSource.open(info.path)
+    find: FindInputs = lambda group: None  # noqa: E731
+    tokens = None
+    if request.calibration is not None:
+        folder, record = request.calibration
+        find = CalibrationInputs(folder, recipe, request.thin, request.device)
+        tokens = {linear: sum(buckets.values()) for linear, buckets in record.tokens.items()}
+    with replacing_folder(request.output) as partial:
+        writer = ShardWriter(partial)
+        accounting = quantize(
+            source,
+            request.config,
+            recipe,
+            find,
+            tokens,
+            writer.add,
+            request.device,
+            lambda done, total, message: progress(done, total, "layers", message),
+        )
+        written = writer.finish()
+        records = [record.to_json() for record in accounting.records]
+        write_companions(
+            partial,
+            info.path,
+            quantization_config(recipe.scheme, list(UNTOUCHED)),
+            recipe.text,
+            _provenance(request, accounting, written, records),
+            model_card(
+                name=request.name,
+                base=info.name,
+                summary=recipe.summary,
+                recipe=recipe.name,
+                scheme=recipe.scheme,
+                bits_per_weight=request.plan.bits_per_weight,
+                size_bytes=written.size_bytes,
+                records=records,
+            ),
+        )
+    return accounting, written
+
+
+def _provenance(
+    request: Request, accounting: Accounting, written: Written, records: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The content of ``lance_workbench.json``; no times, so that equal inputs give equal files."""
+    info, recipe = request.info, request.recipe
+    calibration = None if request.calibration is None else request.calibration[1]
+    return {
+        "name": request.name,
+        "source_path": str(info.path),
+        "source": {"name": info.name, "fingerprint": info.fingerprint},
+        "defaults": own_record(info.path).get("defaults", {}),
+        "recipe": recipe.name,
+        "recipe_fingerprint": recipe.fingerprint,
+        "scheme": recipe.scheme.to_json(),
+        "bits": request.plan.bits_per_weight,
+        "size_bytes": written.size_bytes,
+        "calibration": None
+        if calibration is None
+        else {"name": calibration.name, "fingerprint": calibration.fingerprint, "tasks": calibration.tasks},
+        "tensors": accounting.counts(),
+        "files": written.files,
+        "versions": {key: versions()[key] for key in ("lance-workbench", "torch", "safetensors")},
+        "linears": records,
+    }
+
+
+def summarise(accounting: Accounting) -> dict[str, Any]:
+    """Counts of tensors, and mean losses over the groups that have them."""
+    losses = {
+        record.group: (record.loss_before, record.loss_after)
+        for record in accounting.records
+        if record.loss_before is not None and record.loss_after is not None
+    }
+    return {
+        "tensors": accounting.counts(),
+        "linears": len(accounting.records),
+        "scaled": sum(record.mode in ("plain", "duo") for record in accounting.records),
+        "uncovered": [record.linear for record in accounting.records if record.mode == "uncovered"],
+        "loss_before": _mean(before for before, _ in losses.values()),
+        "loss_after": _mean(after for _, after in losses.values()),
+    }
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return fmean(found) if found else None

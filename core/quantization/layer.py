@@ -1,0 +1,205 @@
+"""Quantizing one decoder layer: tensors in, tensors and records out.
+
+One expert is in float32 at a time. All folds of an expert are chosen first, on full-precision weights, and
+the folded weights are rounded after: a fold into up_proj's rows must come before up_proj is rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.errors import CheckpointError
+from core.formats.compressed_tensors import to_tensors
+from core.quantization.awq import Block, Choice, Inputs, attention_block, linear_block, mlp_block, search
+from core.quantization.folds import fold_norm, fold_rows, scale_columns
+from core.quantization.groups import EXPERTS, LinearGroup, layer_groups
+from core.quantization.integer import quantize
+from core.quantization.recipe import AwqStep, Recipe
+
+STORED = torch.bfloat16
+"""dtype of everything in a variant that is not packed codes."""
+
+FindInputs = Callable[[LinearGroup], Inputs | None]
+"""What a group's input looks like; None where the calibration does not know enough of it."""
+
+
+@dataclass(frozen=True)
+class LinearRecord:
+    """How one linear was quantized."""
+
+    linear: str
+    scheme: str
+    group: str
+    """Key of the input it shares, and whose loss is recorded."""
+    mode: str
+    """``identity``, ``plain`` or ``duo``; ``uncovered`` where too few tokens were seen and it was rounded
+    as is.
+    """
+    exponent: float
+    loss_before: float | None
+    """Relative loss of the group's block under plain rounding; None without a calibration."""
+    loss_after: float | None
+    tokens: int | None
+    """Calibration tokens the linear saw."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+@dataclass
+class LayerResult:
+    """A finished layer: what is stored, the record of each linear, and what became of each tensor read."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    records: list[LinearRecord] = field(default_factory=list)
+    quantized: set[str] = field(default_factory=set)
+    folded: set[str] = field(default_factory=set)
+    passed: set[str] = field(default_factory=set)
+
+
+def store_plain(name: str, tensor: Tensor) -> Tensor:
+    """A tensor that passes through, in the dtype it is stored in.
+
+    Raises:
+        CheckpointError: it does not survive the cast.
+    """
+    if not tensor.is_floating_point():
+        return tensor
+    cast = tensor.to(STORED)
+    if not bool(cast.isfinite().all()):
+        raise CheckpointError(f"{name} {list(tensor.shape)} holds values beyond the range of bfloat16")
+    return cast
+
+
+def quantize_layer(
+    layer: int,
+    tensors: Mapping[str, Tensor],
+    recipe: Recipe,
+    find_inputs: FindInputs,
+    tokens: Mapping[str, int] | None,
+    device: torch.device,
+) -> LayerResult:
+    """Quantize every target linear of ``layer``.
+
+    Args:
+        layer: its index.
+        tensors: all the layer's tensors by full name, as read, on the CPU.
+        recipe: format and steps.
+        find_inputs: the calibration's view of a group's input.
+        tokens: calibration tokens by linear; None without a calibration.
+        device: where to compute.
+    """
+    result = LayerResult()
+    for expert in EXPERTS:
+        groups = [group for group in layer_groups(layer) if group.expert == expert]
+        _Expert(groups, tensors, recipe, find_inputs, tokens, device).run(result)
+    for name, tensor in tensors.items():
+        if name not in result.quantized and name not in result.folded:
+            result.tensors[name] = store_plain(name, tensor)
+            result.passed.add(name)
+    return result
+
+
+class _Expert:
+    """One expert of one layer, in float32 on the device."""
+
+    def __init__(
+        self,
+        groups: list[LinearGroup],
+        tensors: Mapping[str, Tensor],
+        recipe: Recipe,
+        find_inputs: FindInputs,
+        tokens: Mapping[str, int] | None,
+        device: torch.device,
+    ) -> None:
+        self.groups = groups
+        self.tensors = tensors
+        self.recipe = recipe
+        self.find_inputs = find_inputs
+        self.tokens = tokens
+        self.device = device
+        self.weights = {name: self._float(f"{name}.weight") for group in groups for name in group.linears}
+
+    def _float(self, key: str) -> Tensor:
+        return self.tensors[key].to(self.device, torch.float32)
+
+    def run(self, result: LayerResult) -> None:
+        for group in self.groups:
+            step = self.recipe.step_of(group.kind)
+            choice = self._scale(group, step, result)
+            uncovered = choice is None and step is not None and self.tokens is not None
+            self._record(group, choice, "uncovered" if uncovered else "identity", result)
+        for name, weight in self.weights.items():
+            self.recipe.scheme.check_shape(f"{name}.weight", tuple(weight.shape))
+            result.tensors |= to_tensors(name, quantize(weight, self.recipe.scheme, STORED))
+            result.quantized.add(f"{name}.weight")
+
+    def _scale(self, group: LinearGroup, step: AwqStep | None, result: LayerResult) -> Choice | None:
+        """Search a group's scale and fold it, or measure plain rounding; None where no rows are known."""
+        inputs = self.find_inputs(group)
+        if inputs is None:
+            return None
+        weights = [self.weights[name] for name in group.linears]
+        norm = None if group.norm is None else self._float(f"{group.norm}.weight")
+        block, scheme = self._block(group), self.recipe.scheme
+        if step is None:
+            return search(weights, inputs, block, scheme, exponents=0, scale_dtype=STORED)
+
+        def effective(s: Tensor) -> Tensor:
+            return s if norm is None else fold_norm(norm, s, STORED)[1]
+
+        choice = search(
+            weights,
+            inputs,
+            block,
+            scheme,
+            exponents=step.exponents,
+            duo=step.duo,
+            effective=effective,
+            scale_dtype=STORED,
+        )
+        self._fold(group, choice.scale, norm, result)
+        return choice
+
+    def _fold(self, group: LinearGroup, scale: Tensor, norm: Tensor | None, result: LayerResult) -> None:
+        for name in group.linears:
+            self.weights[name] = scale_columns(self.weights[name], scale)
+        if norm is not None and group.norm is not None:
+            # Dividing by the effective scale gives the rounded folded norm again, to the bit.
+            folded = (norm / scale).to(STORED)
+            result.tensors[f"{group.norm}.weight"] = folded.cpu()
+            result.folded.add(f"{group.norm}.weight")
+        if group.rows_of is not None:
+            self.weights[group.rows_of] = fold_rows(self.weights[group.rows_of], scale)
+
+    def _block(self, group: LinearGroup) -> Block:
+        if group.kind == "qkv":
+            q, k, _ = group.linears
+            biases = [self._float(f"{name}.bias") for name in group.linears]
+            norms = (self._float(f"{name.replace('_proj', '_norm')}.weight") for name in (q, k))
+            return attention_block(biases, *norms)
+        if group.kind == "gate_up":
+            down = next(other for other in self.groups if other.kind == "down").linears[0]
+            return mlp_block(self.weights[down])
+        return linear_block
+
+    def _record(self, group: LinearGroup, choice: Choice | None, otherwise: str, result: LayerResult) -> None:
+        for name in group.linears:
+            result.records.append(
+                LinearRecord(
+                    linear=name,
+                    scheme=self.recipe.scheme.label,
+                    group=group.key,
+                    mode=choice.mode if choice else otherwise,
+                    exponent=choice.exponent if choice else 0.0,
+                    loss_before=choice.loss_before if choice else None,
+                    loss_after=choice.loss_after if choice else None,
+                    tokens=None if self.tokens is None else self.tokens.get(name, 0),
+                )
+            )
