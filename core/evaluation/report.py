@@ -90,8 +90,14 @@ def _truth(comparison: Comparison) -> str:
 
 def _scores(comparison: Comparison) -> str:
     known = [column for column in columns.chosen(_SCORES) if comparison.scores.get(column.key) is not None]
+    first = "bf16" if comparison.first["recipe"] == "bf16" else str(comparison.first["name"])
     rows = [
-        [column.title, columns.interval_text(column, comparison.scores), column.meaning] for column in known
+        [
+            column.title,
+            columns.interval_text(column, comparison.scores),
+            column.meaning.replace("bf16", first),
+        ]
+        for column in known
     ]
     return export.markdown_table(["score", "value", "meaning"], rows, [False, True, False])
 
