@@ -188,6 +188,13 @@ class Drawing:
             return self.conditional.velocity(latents, times, self.positions)
         return self.unconditional.velocity(latents, times, self.uncond_positions)
 
+    def velocities(
+        self, latents: torch.Tensor, time: float, guided: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The conditional and, if ``guided``, the unconditional velocity, float32 [K, 48] each."""
+        cond = self.velocity(latents, time)
+        return cond, self.velocity(latents, time, conditional=False) if guided else None
+
 
 def target_grid(height: int, width: int, num_frames: int = 1) -> Grid:
     """Latent grid (t, h, w) of a target of the given pixels and frames.
@@ -256,7 +263,7 @@ def imagine(
     kept = Trace() if trace else None
     final = sample(
         noise.to(pipeline.model.device),
-        reader.velocity,
+        reader.velocities,
         sampling or pipeline.sampling(),
         trace=kept,
         progress=progress,

@@ -67,7 +67,7 @@ class Trace:
 
 def sample(
     noise: torch.Tensor,
-    velocity: Callable[[torch.Tensor, float, bool], torch.Tensor],
+    velocities: Callable[[torch.Tensor, float, bool], tuple[torch.Tensor, torch.Tensor | None]],
     sampling: Sampling,
     *,
     fixed: torch.Tensor | None = None,
@@ -78,7 +78,7 @@ def sample(
 
     Args:
         noise: starting point, float32 [K, 48].
-        velocity: (x_t, t, conditional) -> float32 [K, 48].
+        velocities: (x_t, t, guided) -> the conditional and, if guided, the unconditional velocity, float32 [K, 48].
         sampling: schedule and guidance.
         fixed: bool [K], tokens that stay as they are.
         trace: filled step by step.
@@ -90,8 +90,7 @@ def sample(
     x = noise.float()
     times, steps = sampling.schedule()
     for index, (time, step) in enumerate(zip(times.tolist(), steps.tolist(), strict=True)):
-        cond = velocity(x, time, True)
-        uncond = velocity(x, time, False) if sampling.guided(time) else None
+        cond, uncond = velocities(x, time, sampling.guided(time))
         if trace is not None:
             trace.times.append(time)
             trace.latents.append(x.cpu())

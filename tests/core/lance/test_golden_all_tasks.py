@@ -64,7 +64,7 @@ def test_generation(name: str, shared_lance: Path, tiny_pipeline: Any) -> None:
     reader, noise = case.reader(tiny_pipeline, packed)
     for scale, wanted in ((4.0, "out.latents"), (1.0, "extra.cfg1.latents")):
         sampling = Sampling(num_steps=case.meta["num_timesteps"], cfg_text_scale=scale)
-        final = sample(noise, reader.velocity, sampling, fixed=reader.fixed)
+        final = sample(noise, reader.velocities, sampling, fixed=reader.fixed)
         assert (final.view_as(case.tensors[wanted]) - case.tensors[wanted]).abs().max() < 1e-3, wanted
 
 

@@ -85,7 +85,7 @@ def test_decoder_call_of_the_target_block(
 @torch.inference_mode()
 def test_every_step(recorded: dict[str, torch.Tensor], reader: Drawing) -> None:
     trace = Trace()
-    final = sample(recorded["noise"], reader.velocity, SAMPLING, trace=trace)
+    final = sample(recorded["noise"], reader.velocities, SAMPLING, trace=trace)
     times, dts = SAMPLING.schedule()
     assert torch.equal(times, recorded["steps.timesteps"]) and torch.equal(dts, recorded["steps.dts"])
     assert (torch.stack(trace.latents) - recorded["steps.x_t"]).abs().max() < 2e-4
@@ -117,7 +117,7 @@ VARIANTS = {
 @pytest.mark.parametrize("name", VARIANTS)
 def test_sampler_settings(name: str, recorded: dict[str, torch.Tensor], reader: Drawing) -> None:
     sampling = dataclasses.replace(SAMPLING, **VARIANTS[name])  # type: ignore[arg-type]
-    final = sample(recorded["noise"], reader.velocity, sampling)
+    final = sample(recorded["noise"], reader.velocities, sampling)
     assert (final.view(1, 6, 8, 48) - recorded[f"extra.{name}.latents"]).abs().max() < 1e-3
 
 
@@ -128,7 +128,7 @@ def test_rounded_frequencies(recorded: dict[str, torch.Tensor], tiny_pipeline: A
     model.rounded = True
     model.reset_buffers()
     try:
-        final = sample(recorded["noise"], drawing(tiny_pipeline, CAPTION, 96, 128).velocity, SAMPLING)
+        final = sample(recorded["noise"], drawing(tiny_pipeline, CAPTION, 96, 128).velocities, SAMPLING)
     finally:
         model.rounded = False
         model.reset_buffers()
