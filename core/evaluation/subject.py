@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from core.checkpoints.describe import CheckpointInfo, describe, own_record
 from core.checkpoints.resolve import resolve
@@ -47,12 +48,7 @@ def open_subjects(name: str, store: Store) -> tuple[Subject, Subject, Checkpoint
         source = _source(info)
         return source, source, info
     record, row = own_record(info.path), store.checkpoint(info.name) or {}
-    origin = record.get("source_path") or row.get("parent")
-    if not origin:
-        raise UsageError(
-            f"{info.path}: does not say which checkpoint it was made from; make the variant again"
-        )
-    parent = describe(resolve(str(origin), store))
+    parent = _parent(info, record, store)
     variant = Subject(
         path=info.path,
         checkpoint=parent.name,
@@ -63,6 +59,30 @@ def open_subjects(name: str, store: Store) -> tuple[Subject, Subject, Checkpoint
         fingerprint=info.fingerprint,
     )
     return variant, _source(parent), parent
+
+
+def _parent(info: CheckpointInfo, record: dict[str, Any], store: Store) -> CheckpointInfo:
+    """The checkpoint a variant was made from: where it lay then, or wherever one of its name lies now."""
+    path, made_from = record.get("source_path"), record.get("source") or {}
+    if path and Path(path).is_dir():
+        found = Path(path)
+    elif made_from.get("name"):
+        try:
+            found = resolve(str(made_from["name"]), store)
+        except UsageError as error:
+            raise UsageError(
+                f"{info.name}: was made from {made_from['name']} at {path}, which is gone; put it back or register it"
+            ) from error
+    else:
+        raise UsageError(
+            f"{info.path}: does not say which checkpoint it was made from; make the variant again"
+        )
+    parent = describe(found)
+    if made_from.get("fingerprint") not in (None, parent.fingerprint):
+        raise UsageError(
+            f"{parent.path}: has changed since {info.name} was made from it; make the variant again"
+        )
+    return parent
 
 
 def _source(info: CheckpointInfo) -> Subject:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from core.errors import Cancelled, DataError, UsageError
 from core.evaluation import comparison, job, report
 from core.evaluation.image_scores import PSNR_CEILING
+from core.quantization import job as quantize_job
 from core.store import Store, manifest
 
 
@@ -23,7 +23,9 @@ class Context:
     job_id = None
 
     def __init__(self, store: Store, stop_after: int | None = None) -> None:
-        self.store, self.stop_after, self.lines, self.seen = store, stop_after, [], []  # type: ignore[var-annotated]
+        self.store, self.stop_after = store, stop_after
+        self.lines: list[str] = []
+        self.seen: list[tuple[float, float | None, str]] = []
 
     def log(self, text: str) -> None:
         self.lines.append(text)
@@ -88,21 +90,12 @@ def brief_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
-def perturbed(brief_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny checkpoint with noise on its weights, standing in for a variant."""
-    import safetensors.torch
-
-    folder = tmp_path_factory.mktemp("perturbed")
-    shutil.copytree(brief_checkpoint.parent, folder, dirs_exist_ok=True)
-    file = folder / "Lance_Tiny" / "model.safetensors"
-    tensors = safetensors.torch.load_file(file)
-    generator = torch.Generator().manual_seed(0)
-    for name, tensor in tensors.items():
-        if name.endswith("proj.weight") or name.endswith("proj_moe_gen.weight"):
-            noise = torch.randn(tensor.shape, generator=generator) * tensor.float().std() * 0.2
-            tensors[name] = (tensor.float() + noise).to(tensor.dtype)
-    safetensors.torch.save_file(tensors, file)
-    return folder / "Lance_Tiny"
+def variant(brief_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint rounded to four bits, in the database of another project: known by its path alone."""
+    folder = tmp_path_factory.mktemp("variant")
+    with Store.open(folder / "runs.db") as elsewhere:
+        spec = {"checkpoint": str(brief_checkpoint), "recipe": "int4-minmax", "group": 64, "device": "cpu"}
+        return Path(quantize_job.run(spec, Context(elsewhere))["path"])  # type: ignore[arg-type]
 
 
 def test_baseline_scores_the_truth_and_keeps_what_others_need(
@@ -147,23 +140,23 @@ def test_bf16_against_itself_is_the_noise_floor(
     assert third["baseline_run_id"] == first[0], "a noise-floor run is no baseline"
 
 
-def test_a_changed_model_drifts(
-    store: Store, brief_checkpoint: Path, perturbed: Path, suites: tuple[str, str]
+def test_a_variant_drifts(
+    store: Store, brief_checkpoint: Path, variant: Path, suites: tuple[str, str]
 ) -> None:
     first = job.run(_spec(brief_checkpoint, *suites), Context(store))["runs"]  # type: ignore[arg-type]
-    drifted = []
-    for suite, baseline in zip(suites, first, strict=True):
-        with pytest.MonkeyPatch.context() as patch:
-            _as_variant_of(patch, perturbed, brief_checkpoint)
-            run_id = job.run(_spec(perturbed, suite, baseline=baseline), Context(store))["runs"][0]  # type: ignore[arg-type]
-        drifted.append(store.run(run_id))
-    questions, drawings = drifted
-    assert (questions["name"], questions["baseline_run_id"]) == ("perturbed", first[0])
+    result = job.run(_spec(variant, *suites), Context(store))  # type: ignore[arg-type]
+    assert result["baselines"] == []
+    questions, drawings = (store.run(run_id) for run_id in result["runs"])
+    assert (questions["name"], questions["checkpoint"]) == ("lance-tiny_int4-minmax-g64", "lance-tiny")
+    assert [questions["baseline_run_id"], drawings["baseline_run_id"]] == first
+    assert questions["recipe"] == "int4-minmax"
+    assert 4.0 < questions["bits"] < 5.0
+    assert 0 < questions["size_bytes"] < store.run(first[0])["size_bytes"]
     assert questions["kl"] > 1e-3
     assert questions["kl_p99"] <= questions["kl_max"]
     assert questions["top1_low"] <= questions["top1"] <= questions["top1_high"]
-    row = store.outputs(questions["id"])[0]
-    assert len(row["kl_tokens"]) == len(store.outputs(first[0])[0]["tokens"])
+    row, theirs = store.outputs(questions["id"])[0], store.outputs(first[0])[0]
+    assert len(row["kl_tokens"]) == len(theirs["tokens"])
     assert row["kl_max"] == pytest.approx(row["kl_tokens"][row["kl_argmax"]], abs=1e-6)
     assert drawings["psnr"] < PSNR_CEILING
     assert drawings["velocity"] > 1e-3
@@ -178,42 +171,39 @@ def test_a_changed_model_drifts(
     assert json.loads(json.dumps(pictures.as_dict()))["samples"][0]["differs"] is True
 
 
-def _as_variant_of(patch: pytest.MonkeyPatch, variant: Path, source: Path) -> None:
-    """Let the job see ``variant`` as a variant of ``source``; its weights stay plain."""
-    import dataclasses
-
-    opened = job.open_subjects
-
-    def open_subjects(name: str, store: Store) -> Any:
-        parent, _, info = opened(str(source), store)
-        if name != str(variant):
-            return parent, parent, info
-        subject = dataclasses.replace(
-            parent, path=variant, variant="perturbed", recipe="noise", fingerprint="f"
-        )
-        return subject, parent, info
-
-    patch.setattr(job, "open_subjects", open_subjects)
-
-
-def test_missing_baseline_is_run_first_and_said(
-    store: Store, brief_checkpoint: Path, perturbed: Path, suites: tuple[str, str]
-) -> None:
+def test_missing_baseline_is_run_first_and_said(store: Store, variant: Path, suites: tuple[str, str]) -> None:
     context = Context(store)
-    with pytest.MonkeyPatch.context() as patch:
-        _as_variant_of(patch, perturbed, brief_checkpoint)
-        result = job.run(_spec(perturbed, suites[0], limit=2), context)  # type: ignore[arg-type]
-        again = job.run(_spec(perturbed, suites[0], limit=2), Context(store))  # type: ignore[arg-type]
-        other = job.run(_spec(perturbed, suites[0], limit=1), Context(store))  # type: ignore[arg-type]
+    result = job.run(_spec(variant, suites[0], limit=2), context)  # type: ignore[arg-type]
     assert len(result["baselines"]) == 1
     assert any("running lance-tiny_bf16 first" in line for line in context.lines)
     assert context.seen[-1][:2] == (4, 4)
+    again = job.run(_spec(variant, suites[0], limit=2), Context(store))  # type: ignore[arg-type]
     assert again["baselines"] == []
+    other = job.run(_spec(variant, suites[0], limit=1), Context(store))  # type: ignore[arg-type]
     assert len(other["baselines"]) == 1, "another subset of samples needs its own baseline"
-    lost = store.data_dir / "runs" / str(result["baselines"][0]) / "likelihood.safetensors"
-    lost.unlink()
+    (store.data_dir / "runs" / str(result["baselines"][0]) / "likelihood.safetensors").unlink()
     with pytest.raises(UsageError, match="leave the baseline on auto"):
-        job.run(_spec(brief_checkpoint, suites[0], limit=2, baseline=result["baselines"][0]), context)  # type: ignore[arg-type]
+        job.run(_spec(variant, suites[0], limit=2, baseline=result["baselines"][0]), context)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="wanted a finished evaluation of a bf16 checkpoint"):
+        job.run(_spec(variant, suites[0], limit=2, baseline=again["runs"][0]), context)  # type: ignore[arg-type]
+
+
+def test_a_source_that_changed_since_is_refused(
+    store: Store, brief_checkpoint: Path, variant: Path, suites: tuple[str, str], tmp_path: Path
+) -> None:
+    shutil.copytree(brief_checkpoint.parent, tmp_path / "moved")
+    shutil.copytree(variant, tmp_path / "variant")
+    own = tmp_path / "variant" / "lance_workbench.json"
+    record = json.loads(own.read_text())
+    own.write_text(json.dumps(record | {"source_path": str(tmp_path / "moved" / "Lance_Tiny")}))
+    (tmp_path / "moved" / "Lance_Tiny" / "vocab2.json").write_text("{}")
+    with pytest.raises(UsageError, match="has changed since lance-tiny_int4-minmax-g64 was made"):
+        job.run(_spec(tmp_path / "variant", suites[0]), Context(store))  # type: ignore[arg-type]
+    shutil.rmtree(tmp_path / "moved")
+    with pytest.raises(UsageError, match=r"was made from .*which is gone"):
+        job.run(_spec(tmp_path / "variant", suites[0]), Context(store))  # type: ignore[arg-type]
+    store.register_checkpoint(name="lance-tiny", path=str(brief_checkpoint))
+    assert job.run(_spec(tmp_path / "variant", suites[0], limit=1), Context(store))["runs"]  # type: ignore[arg-type]
 
 
 def test_a_baseline_of_other_samples_is_refused(
@@ -249,3 +239,14 @@ def test_cancelling_keeps_what_was_made(
 def test_no_suite_lists_what_there_is(store: Store, brief_checkpoint: Path) -> None:
     with pytest.raises(UsageError, match="no suite given"):
         job.run(_spec(brief_checkpoint), Context(store))  # type: ignore[arg-type]
+
+
+def test_lances_six_samples_are_evaluated_unchanged(
+    store: Store, brief_checkpoint: Path, variant: Path, shared_lance: Path
+) -> None:
+    suite = str(shared_lance / "x2t_image" / "x2t_image_example.json")
+    result = job.run(_spec(variant, suite), Context(store))  # type: ignore[arg-type]
+    run = store.run(result["runs"][0])
+    assert (run["suite"], run["samples"]) == ("x2t_image_example", 6)
+    assert len(store.outputs(run["id"])) == 6
+    assert run["kl"] > 0
