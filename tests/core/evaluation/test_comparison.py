@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.errors import StoreError, UsageError
-from core.evaluation import comparison, report
+from core.evaluation import comparison, documents, report
 from core.store import Store
 
 GOLDEN = Path(__file__).with_name("comparison_report.md")
@@ -127,7 +127,7 @@ def test_what_cannot_be_compared(store: Store) -> None:
         comparison.compare(store, first, 99)
 
 
-def test_pictures(store: Store) -> None:
+def test_pictures(store: Store, tmp_path: Path) -> None:
     def drawn(colour: str) -> dict[str, Any]:
         buffer = io.BytesIO()
         Image.new("RGB", (16, 16), colour).save(buffer, "PNG")
@@ -151,6 +151,14 @@ def test_pictures(store: Store) -> None:
     assert "![picture](pictures/0.png)" in text
     assert "shows red square" in text
     assert not comparison.compare(store, first, first).pairs[0].differs
+    out = tmp_path / "reports" / "grey square.md"
+    document, *files = documents.write_markdown(store, [compared, compared], out)
+    assert document == out
+    assert len(files) == 2
+    for file in files:
+        assert f"![picture](grey%20square.media/{file.name})" in out.read_text()
+        with Image.open(file) as image:
+            assert image.size == (16, 16)
 
 
 def test_report_is_golden(store: Store) -> None:
