@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from core.calibration.observers import Observer, Quota
+from core.calibration.observers import Observer, Share
 from core.calibration.statistics import Statistics
 from core.evaluation.suites import UNDERSTANDING, Sample, Settings
 from core.lance.generation import answer, drawing, start_noise
@@ -23,13 +23,13 @@ NOISY_ROWS = 64
 """Noisy rows taken of each picture at each timestep, guidance branches together."""
 
 
-def stratified(sampling: Sampling, tokens: int, rows: int = NOISY_ROWS) -> Quota:
-    """How many noisy rows of one pass to take so that all timesteps of a picture count alike.
+def stratified(sampling: Sampling, tokens: int, rows: int = NOISY_ROWS) -> Share:
+    """Which share of the noisy rows to take so that all timesteps of a picture of ``tokens`` count alike.
 
-    A guided step makes two passes over the ``tokens`` of the picture, another step one.
+    A guided step shows every token twice, with and without the caption; another step once.
     """
-    wanted = min(rows, tokens)
-    return lambda time: max(1, wanted // 2) if sampling.guided(time) else wanted
+    share = min(rows, tokens) / tokens
+    return lambda time: share / 2 if sampling.guided(time) else share
 
 
 @torch.inference_mode()
@@ -73,6 +73,6 @@ def _draw(pipeline: Pipeline, item: Sample, settings: Settings, observer: Observ
     reader = drawing(pipeline, item.prompt, settings.height, settings.width)
     block = reader.packed.target.block
     assert block is not None
-    observer.quota = stratified(sampling, block.tokens)
+    observer.share = stratified(sampling, block.tokens)
     noise = start_noise(block.tokens, item.seed).to(pipeline.device)
-    sample(noise, reader.velocity, sampling)
+    sample(noise, reader.velocities, sampling)

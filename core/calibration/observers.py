@@ -14,8 +14,8 @@ from core.lance.model import Lance
 from core.lance.roles import Role
 from core.quantization.groups import LinearGroup, all_groups
 
-Quota = Callable[[float], int]
-"""From a flow time to how many noisy rows of one pass at that time are taken."""
+Share = Callable[[float], float]
+"""From a flow time to the share of the noisy rows at that time that is taken."""
 
 
 class Observer:
@@ -26,13 +26,13 @@ class Observer:
 
     Attributes:
         task: names the buckets of the calls to come.
-        quota: how many noisy rows of a pass are taken (at random); None takes all.
+        share: which share of the noisy rows of a pass is taken (at random); None takes all.
         timesteps: noisy rows taken by task and flow time, counted at the first gen linear of the first layer.
     """
 
     def __init__(self, model: Lance, statistics: Statistics) -> None:
         self.task = ""
-        self.quota: Quota | None = None
+        self.share: Share | None = None
         self.timesteps: dict[str, dict[str, int]] = {}
         self._decoder = model.language_model.model
         self._statistics = statistics
@@ -102,9 +102,9 @@ class Observer:
         split: dict[Role, Tensor | None] = {}
         for role in present:
             index = None if len(present) == 1 else (roles == role).nonzero().flatten()
-            if role is Role.NOISY and self.quota is not None and self._decoder.timestep is not None:
+            if role is Role.NOISY and self.share is not None and self._decoder.timestep is not None:
                 count = len(roles) if index is None else len(index)
-                wanted = self.quota(self._decoder.timestep)
+                wanted = max(1, round(count * self.share(self._decoder.timestep)))
                 if wanted < count:
                     chosen = torch.randperm(count, generator=self._generator)[:wanted].to(roles.device)
                     index = chosen if index is None else index[chosen]

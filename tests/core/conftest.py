@@ -57,7 +57,8 @@ def tiny_world(tiny_checkpoint: Path, golden: Path, tmp_path_factory: pytest.Tem
     """A store with the tiny model calibrated on both tasks (merged) and quantized by min-max and AWQ at g32.
 
     Returns:
-        An object with ``context``, ``calibration`` (folder), ``parts`` (folders) and ``variants`` (by recipe).
+        An object with ``context``, ``calibration`` (folder), ``parts`` (folders) and ``variants`` (by
+        recipe).
     """
     from types import SimpleNamespace
 

@@ -1,0 +1,111 @@
+"""compressed-tensors' own code reads back, to the bit, the weights that our runtime computes with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core.checkpoints.source import TensorSource
+from core.errors import CheckpointError
+from core.formats.compressed_tensors import quantization_config, scheme_of, tensor_keys, to_tensors
+from core.quantization.groups import UNTOUCHED, target_linears
+from core.quantization.integer import quantize
+from core.quantization.scheme import Scheme
+from kernels.reference import dequantize_packed
+
+theirs = pytest.importorskip("compressed_tensors.quantization", reason="compressed-tensors is not installed")
+
+
+def decompress(tensors: dict[str, torch.Tensor], scheme: Any) -> torch.Tensor:
+    """The package's own decompression of one linear, by local names."""
+    from compressed_tensors.compressors.pack_quantized import PackedQuantizationCompressor
+
+    return PackedQuantizationCompressor.decompress(tensors, scheme)["weight"]
+
+
+def their_scheme(config: dict[str, Any]) -> Any:
+    return theirs.QuantizationConfig.model_validate(config).config_groups["group_0"]
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize(
+    ("bits", "rows", "columns"), [(4, 40, 256), (4, 7, 128), (3, 33, 384), (8, 16, 128), (5, 12, 256)]
+)
+def test_weights_decompress_to_ours_bit_for_bit(
+    bits: int, rows: int, columns: int, group: int, symmetric: bool
+) -> None:
+    generator = torch.Generator().manual_seed(bits * rows)
+    weight = torch.randn(rows, columns, generator=generator) * 0.03
+    weight[0, :group] = weight[0, :group].abs() + 0.1
+    weight[1] = 0
+    scheme = Scheme(bits, group, symmetric)
+    ours = quantize(weight, scheme)
+    tensors = to_tensors("layer", ours)
+    assert sorted(tensors) == sorted(tensor_keys("layer", scheme))
+    local = {key.removeprefix("layer."): tensor for key, tensor in tensors.items()}
+    read = decompress(local, their_scheme(quantization_config(scheme, [])))
+    assert read.dtype == torch.bfloat16
+    assert torch.equal(read, ours.dequantize())
+    runs = dequantize_packed(
+        local["weight_packed"], local["weight_scale"], local.get("weight_zero_point"), bits, columns
+    )
+    assert torch.equal(read, runs)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_their_packing_of_our_codes_is_ours(symmetric: bool) -> None:
+    from compressed_tensors.compressors.pack_quantized import PackedQuantizationCompressor
+
+    generator = torch.Generator().manual_seed(3)
+    scheme = Scheme(4, 64, symmetric)
+    ours = quantize(torch.randn(24, 128, generator=generator), scheme)
+    state = {"weight": ours.dequantize(), "weight_scale": ours.scale}
+    if ours.zero is not None:
+        state["weight_zero_point"] = ours.zero
+    packed = PackedQuantizationCompressor.compress(state, their_scheme(quantization_config(scheme, [])))
+    for key, tensor in to_tensors("layer", ours).items():
+        assert torch.equal(packed[key.removeprefix("layer.")], tensor), key
+
+
+def test_a_whole_variant_is_read_by_the_package(tiny_world: Any) -> None:
+    for result in tiny_world.variants.values():
+        folder = Path(result["path"])
+        config = json.loads((folder / "config.json").read_text())["quantization_config"]
+        scheme = their_scheme(config)
+        source = TensorSource.open(folder)
+        for name in target_linears(3):
+            local = {
+                key: source.get(f"{name}.{key}")
+                for key in ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape")
+            }
+            read = decompress(local, scheme)
+            columns = int(local["weight_shape"][1])
+            runs = dequantize_packed(
+                local["weight_packed"], local["weight_scale"], local["weight_zero_point"], 4, columns
+            )
+            assert torch.equal(read, runs), name
+
+
+def test_the_config_targets_exactly_the_quantized_linears(tiny_world: Any, tiny_pipeline: Any) -> None:
+    """By the package's own rule of what a config's targets and ignore list mean."""
+    from compressed_tensors.utils import match_named_modules
+
+    config = quantization_config(Scheme(4, 32, False), list(UNTOUCHED))
+    targets = config["config_groups"]["group_0"]["targets"]
+    matched = [name for name, _ in match_named_modules(tiny_pipeline.model, targets, config["ignore"])]
+    assert sorted(matched) == sorted(target_linears(3))
+
+
+def test_a_scheme_survives_its_config_and_other_layouts_are_named() -> None:
+    scheme = Scheme(5, 32, True)
+    config = quantization_config(scheme, [])
+    assert scheme_of(config, "config.json") == scheme
+    with pytest.raises(CheckpointError, match=r"here/config\.json: format is 'nvfp4-pack-quantized'"):
+        scheme_of(config | {"format": "nvfp4-pack-quantized"}, "here/config.json")
+    with pytest.raises(CheckpointError, match="damaged"):
+        scheme_of({"quant_method": "compressed-tensors"}, "config.json")

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from core.errors import UsageError
+from core.quantization import recipe as recipes
+
+GOOD = recipes.load("int4-awq").text
+
+
+def test_the_ready_recipes_load_and_say_what_they_do() -> None:
+    assert recipes.names() == ["int4-awq", "int4-minmax"]
+    for name in recipes.names():
+        recipe = recipes.load(name)
+        assert recipe.name == name and recipe.summary
+    assert not recipes.load("int4-minmax").needs_calibration
+    assert recipes.load("int4-awq").needs_calibration
+    for weights in recipes.load("int4-awq").role_weights.values():
+        assert sum(weights.values()) == pytest.approx(1)
+
+
+def test_another_group_is_another_recipe_and_its_text_says_so() -> None:
+    recipe = recipes.load("int4-awq")
+    other = recipe.with_group(64)
+    assert other.variant_suffix == "int4-awq-g64"
+    assert tomllib.loads(other.text)["format"]["group"] == 64
+    assert other.fingerprint != recipe.fingerprint
+    assert recipe.with_group(None) == recipe
+
+
+def test_an_unknown_recipe_lists_what_there_is() -> None:
+    with pytest.raises(UsageError, match=r"int3-magic.*int4-awq, int4-minmax"):
+        recipes.load("int3-magic")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("bits = 4", "bit = 4", r"unknown key format\.bit; there are bits, group, symmetric"),
+        ("bits = 4", "bits = 9", r"format: bits is 9"),
+        ("bits = 4", "bits = true", r"format\.bits is True, wanted a whole number"),
+        ("group = 128", "", r"format\.group is missing"),
+        ('kind = "awq"', 'kind = "gptq"', r"steps\[0\]\.kind has 'gptq'; there are awq"),
+        ('kind = "awq"', "", r"steps\[0\] has no kind"),
+        ('"down"]', '"dwon"]', r"steps\[0\]\.groups has 'dwon'; there are qkv, gate_up, down"),
+        ("answer = 0.4", "answers = 0.4", r"unknown key calibration\.weights\.und\.answers"),
+        ("answer = 0.4", "answer = -1", r"weights\.und\.answer is -1"),
+        ('too_few = "error"', 'too_few = "ignore"', r"too_few has 'ignore'; there are error, round"),
+        ("exponents = 20", "exponents = 0", r"exponents is 0"),
+        ('name = "int4-awq"', 'name = "a/b"', r"name 'a/b'"),
+        (
+            "duo = true",
+            "duo = true\n[[steps]]\nkind = 'awq'\ngroups = ['down']",
+            r"down is scaled by two steps",
+        ),
+        ("[format]", "[format", r"no TOML"),
+    ],
+)
+def test_what_is_not_understood_is_named_with_its_file(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    path = tmp_path / "mine.toml"
+    assert old in GOOD
+    path.write_text(GOOD.replace(old, new, 1))
+    with pytest.raises(UsageError, match=message) as caught:
+        recipes.load(str(path))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_of_the_users_own_is_read_by_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD.replace('"int4-awq"', '"mine"').replace("bits = 4", "bits = 3"))
+    recipe = recipes.load(str(path))
+    assert (recipe.name, recipe.scheme.bits) == ("mine", 3)
