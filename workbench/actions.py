@@ -1,0 +1,117 @@
+"""Every action of the app as data: its key, its screen, and the command that does the same without the app.
+
+Bindings, the key bar, the help and the command palette are made from this table; a test holds it against the
+command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+AREAS: Final = ("runs", "compare", "jobs", "checkpoints", "bench")
+"""The areas on keys 1 to 5, in order."""
+
+TABLES: Final = ("runs", "jobs", "checkpoints", "bench")
+"""The screens whose main part is a table."""
+
+
+@dataclass(frozen=True)
+class Action:
+    """One action: ``id`` is ``screen.method``; ``hint`` is its word in the key bar, empty where it has none."""
+
+    id: str
+    key: str
+    title: str
+    cli: str
+    """The command that does the same, or that prints what the action shows."""
+    hint: str = ""
+
+    @property
+    def screen(self) -> str:
+        """The screen it works on: an area, ``table`` (every table), ``form``, or ``app`` (everywhere)."""
+        return self.id.partition(".")[0]
+
+    @property
+    def method(self) -> str:
+        """The name of the screen's ``action_...`` method."""
+        return self.id.partition(".")[2]
+
+    @property
+    def keys(self) -> str:
+        """The key as a person writes it."""
+        names = {"left_square_bracket": "[", "right_square_bracket": "]", "slash": "/", "question_mark": "?"}
+        return " ".join(names.get(key, key) for key in self.key.split(","))
+
+
+ACTIONS: Final = (
+    Action("app.area_runs", "1", "Go to runs", "runs list"),
+    Action("app.area_compare", "2", "Go to compare", "compare"),
+    Action("app.area_jobs", "3", "Go to jobs", "jobs list"),
+    Action("app.area_checkpoints", "4", "Go to checkpoints", "checkpoints list"),
+    Action("app.area_bench", "5", "Go to bench", "runs list"),
+    Action("app.new_job", "n", "Start a new job", "evaluate", "new job"),
+    Action("app.palette", "ctrl+p", "Find a command", "--help"),
+    Action("app.help", "question_mark", "Help of this screen", "--help", "help"),
+    Action("app.leave", "q", "Quit; jobs keep running", "jobs list", "quit"),
+    Action("table.top", "g", "First row", "runs list"),
+    Action("table.bottom", "G", "Last row", "runs list"),
+    Action("runs.open", "enter", "Compare the run with its bf16 run", "compare", "open"),
+    Action("runs.mark", "space", "Mark the run", "compare", "mark"),
+    Action("runs.compare", "c", "Compare the marked runs", "compare", "compare"),
+    Action("runs.filter", "slash", "Filter the runs", "runs list", "filter"),
+    Action("runs.sort", "s", "Sort by the column under the cursor; again: reverse", "runs list", "sort"),
+    Action("runs.differing", "d", "Only columns that differ", "runs list", "differing"),
+    Action("runs.columns", "o", "Choose columns", "runs export", "columns"),
+    Action("runs.export", "e", "Export the table as markdown", "runs export", "export"),
+    Action("runs.tags", "t", "Tags and note of the run", "runs tag", "tags"),
+    Action("runs.copy", "y", "Copy the run as markdown", "runs export"),
+    Action("compare.next", "n", "Next sample", "compare", "sample"),
+    Action("compare.previous", "p", "Previous sample", "compare"),
+    Action("compare.next_mismatch", "N", "Next sample that differs", "compare", "mismatch"),
+    Action("compare.previous_mismatch", "P", "Previous sample that differs", "compare"),
+    Action("compare.previous_variant", "left_square_bracket", "Previous variant", "compare", "variant"),
+    Action("compare.next_variant", "right_square_bracket", "Next variant", "compare"),
+    Action("compare.layout", "m", "Split, unified or automatic layout", "compare", "layout"),
+    Action("compare.mismatches", "f", "Only samples that differ", "compare", "only ≠"),
+    Action("compare.likelihood", "h", "Shade the tokens by their KL divergence", "compare", "KL"),
+    Action("compare.picture", "i", "Show or hide the picture", "compare", "picture"),
+    Action("compare.expected", "b", "Show or hide the expected answer", "compare", "expected"),
+    Action("compare.wrap", "w", "Wrap long lines", "compare"),
+    Action("compare.export", "e", "Export a report of every sample", "compare", "export"),
+    Action("compare.write", "enter", "Write both pictures beside each other as PNG", "compare"),
+    Action("compare.copy", "y", "Copy both answers", "compare"),
+    Action("compare.back", "escape", "Back to the runs", "runs list"),
+    Action("jobs.log", "enter", "To the log and back", "jobs log", "log"),
+    Action("jobs.cancel", "x", "Cancel the job; again: kill it", "jobs cancel", "cancel"),
+    Action("jobs.retry", "r", "Run the job again", "jobs retry", "retry"),
+    Action("jobs.all", "a", "All jobs or only active ones", "jobs list", "all/active"),
+    Action("jobs.copy", "y", "Copy the job's log path", "jobs show"),
+    Action("checkpoints.verify", "v", "Verify the files", "checkpoints verify", "verify"),
+    Action("checkpoints.open", "enter", "Show the runs of this row", "runs list", "its runs"),
+    Action("checkpoints.copy", "y", "Copy the path", "checkpoints show", "copy path"),
+    Action("bench.export", "e", "Export the table as markdown", "runs export", "export"),
+    Action("form.start", "ctrl+s", "Start the job", "evaluate", "start"),
+    Action("form.close", "escape", "Close the form", "--help", "close"),
+)
+
+
+def of_screen(screen: str) -> list[Action]:
+    """The actions on a screen, its own first, without those that are everywhere."""
+    own = [action for action in ACTIONS if action.screen == screen]
+    return own + [action for action in ACTIONS if action.screen == "table" and screen in TABLES]
+
+
+def everywhere() -> list[Action]:
+    """The actions that every area has."""
+    return [action for action in ACTIONS if action.screen == "app"]
+
+
+def hints(screen: str) -> list[tuple[str, str]]:
+    """Keys and words of the key bar: the screen's own, then those that are everywhere; help comes last."""
+    own = [(action.keys, action.hint) for action in of_screen(screen) if action.hint]
+    taken = {key for key, _ in own}
+    shared = [
+        (action.keys, action.hint) for action in everywhere() if action.hint and action.keys not in taken
+    ]
+    return sorted(own + shared, key=lambda pair: pair[0] == "?")

@@ -1,0 +1,38 @@
+"""A framed box over the current screen; escape closes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widget import Widget
+
+if TYPE_CHECKING:
+    from workbench.app import WorkbenchApp
+
+Result = TypeVar("Result")
+
+
+class Modal(ModalScreen[Result]):
+    """Subclasses give the title and the contents of the box."""
+
+    CSS_PATH: ClassVar[str | Path | None] = Path(__file__).with_name("modal.tcss")
+    BOX_TITLE: ClassVar[str] = ""
+    FOOT: ClassVar[str] = "esc closes"
+    app: WorkbenchApp
+
+    def compose(self) -> Iterable[Widget]:
+        box = Vertical(*self.contents(), id="box")
+        box.border_title = self.BOX_TITLE
+        box.border_subtitle = self.FOOT
+        yield box
+
+    def contents(self) -> Iterable[Widget]:
+        """The widgets in the box."""
+        raise NotImplementedError
+
+    def key_escape(self) -> None:
+        self.dismiss(None)

@@ -1,0 +1,131 @@
+"""The form for a new job: every field has a default; enter goes on, ctrl+s starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from textual import events
+from textual.widget import Widget
+from textual.widgets import Input
+
+from core.errors import WorkbenchError
+from core.store import Store
+from workbench import job_form, look
+from workbench.screens.base import bindings
+from workbench.screens.modal import Modal
+from workbench.widgets.lines import Line
+from workbench.widgets.prompt import Prompt
+
+LABEL = 16
+
+
+class NewJob(Modal[list[int]]):
+    """Answers with the ids of the jobs that were started, or None."""
+
+    BOX_TITLE: ClassVar[str] = "New job"
+    FOOT: ClassVar[str] = "enter next · ↑↓ known values · ctrl+s start · esc close"
+    BINDINGS: ClassVar = bindings("form")
+
+    def __init__(self, store: Store, subject: str | None) -> None:
+        super().__init__()
+        self.store = store
+        self.fields = job_form.fields(store, subject)
+        self.prompts: dict[str, Prompt] = {}
+
+    def contents(self) -> Iterable[Widget]:
+        for field in self.fields:
+            placeholder = (
+                "all" if field.key == "limit" else "as in the recipe" if field.key == "group" else "none"
+            )
+            prompt = Prompt(field.title, placeholder, field.default, width=LABEL)
+            self.prompts[field.key] = prompt
+            yield prompt
+        self.meaning = Line(id="meaning")
+        self.steps = Line()
+        self.fault = Line()
+        yield self.meaning
+        yield self.steps
+        yield self.fault
+
+    def on_mount(self) -> None:
+        self.prompts["kind"].input.focus()
+        self._show_fields()
+
+    def values(self) -> dict[str, str]:
+        """What is in the fields that this kind of job asks."""
+        kind = self.prompts["kind"].input.value.strip()
+        return {
+            field.key: self.prompts[field.key].input.value.strip()
+            for field in self.fields
+            if kind in field.kinds or field.key == "kind"
+        }
+
+    def _show_fields(self) -> None:
+        asked = self.values()
+        if asked["kind"] in job_form.KINDS:
+            for key, prompt in self.prompts.items():
+                prompt.display = key in asked
+        self._show_steps()
+
+    def _show_steps(self) -> None:
+        """Which jobs the form would start, in words."""
+        steps = {"chain": "calibrate → quantize → evaluate"}
+        kind = self.values()["kind"]
+        self.steps.show([(" starts: ", look.MUTED), (steps.get(kind, kind), look.PLAIN)])
+
+    def _field(self) -> job_form.Field | None:
+        for field in self.fields:
+            if self.prompts[field.key].input is self.focused:
+                return field
+        return None
+
+    def on_descendant_focus(self) -> None:
+        field = self._field()
+        if field is not None:
+            arrows = f"  ↑↓ {len(field.known)} known" if len(field.known) > 1 else ""
+            self.meaning.show([(f" {field.meaning}{arrows}", look.MUTED)])
+
+    def on_input_changed(self) -> None:
+        self.fault.show([])
+        self._show_fields()
+
+    def on_input_submitted(self) -> None:
+        field = self._field()
+        fault = next(
+            (f for f in job_form.faults(self.store, self.values()) if field and f.key == field.key), None
+        )
+        if fault is not None:
+            self._show_fault(fault)
+        else:
+            self.focus_next(Input)
+
+    def on_key(self, event: events.Key) -> None:
+        field = self._field()
+        if field is None or event.key not in ("up", "down"):
+            return
+        event.stop()
+        if not field.known:
+            return
+        entry = self.prompts[field.key].input
+        step = 1 if event.key == "down" else -1
+        here = field.known.index(entry.value) if entry.value in field.known else (-1 if step > 0 else 0)
+        entry.value = field.known[(here + step) % len(field.known)]
+        entry.cursor_position = len(entry.value)
+
+    def _show_fault(self, fault: job_form.Fault) -> None:
+        self.fault.show([(f" ✗ {fault.message}", look.BAD)])
+        self.prompts[fault.key].input.focus()
+
+    def action_start(self) -> None:
+        faults = job_form.faults(self.store, self.values())
+        if faults:
+            self._show_fault(faults[0])
+            return
+        try:
+            self.dismiss(job_form.start(self.store, self.values()))
+        except WorkbenchError as error:
+            self.fault.show([(f" ✗ {error}", look.BAD)])
+
+    def action_close(self) -> None:
+        self.dismiss(None)

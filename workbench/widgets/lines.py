@@ -1,0 +1,175 @@
+"""Widgets of one or a few lines of styled text: the bar of areas, the bar of keys, headings and messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.geometry import Size
+from textual.message import Message
+from textual.strip import Strip
+from textual.widget import Widget
+
+from workbench import look
+
+Part = tuple[str, Style]
+
+
+def strip_of(parts: Iterable[Part], width: int) -> Strip:
+    """Parts as one line of exactly ``width`` cells."""
+    return Strip([Segment(text, style) for text, style in parts if text]).adjust_cell_length(width)
+
+
+class Line(Widget):
+    """One line: parts at the left, parts at the right; the right gives way where both do not fit."""
+
+    DEFAULT_CSS = "Line { height: 1; width: 1fr; }"
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id)
+        self.left: list[Part] = []
+        self.right: list[Part] = []
+
+    def show(self, left: list[Part], right: list[Part] | None = None) -> None:
+        """Replace the line; nothing is sent when it stays the same."""
+        if (left, right or []) != (self.left, self.right):
+            self.left, self.right = left, right or []
+            self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        width = self.size.width
+        used = sum(cell_len(text) for text, _ in self.left)
+        tail = sum(cell_len(text) for text, _ in self.right)
+        if not tail or used + tail + 1 > width:
+            return strip_of(self.left, width)
+        return strip_of([*self.left, (" " * (width - used - tail), look.PLAIN), *self.right], width)
+
+
+class AreaBar(Widget):
+    """The first line: the five areas, the current one set off, and the name of the program."""
+
+    DEFAULT_CSS = "AreaBar { height: 1; width: 1fr; dock: top; }"
+
+    class Chosen(Message):
+        """An area was clicked."""
+
+        def __init__(self, index: int) -> None:
+            super().__init__()
+            self.index = index
+
+    def __init__(self, titles: list[str], current: int) -> None:
+        super().__init__()
+        self.titles = titles
+        self.current = current
+        self.running = 0
+
+    def set_running(self, count: int) -> None:
+        """Show how many jobs run beside the area of jobs."""
+        if count != self.running:
+            self.running = count
+            self.refresh()
+
+    def _tabs(self) -> list[Part]:
+        parts: list[Part] = []
+        for index, title in enumerate(self.titles):
+            busy = f" {self.running}●" if title == "Jobs" and self.running else ""
+            style = look.CURSOR if index == self.current else look.PLAIN
+            parts.append((f" {title}{busy} ", style))
+        return parts
+
+    def render_line(self, y: int) -> Strip:
+        tabs = self._tabs()
+        name = "lance-workbench "
+        room = self.size.width - sum(cell_len(text) for text, _ in tabs) - len(name)
+        if room > 0:
+            tabs += [(" " * room, look.PLAIN), (name, look.MUTED)]
+        return strip_of(tabs, self.size.width)
+
+    def on_click(self, event: events.Click) -> None:
+        edge = 0
+        for index, (text, _) in enumerate(self._tabs()):
+            edge += cell_len(text)
+            if event.x < edge:
+                self.post_message(self.Chosen(index))
+                return
+
+
+class KeyBar(Widget):
+    """The last line: a remark at the left, then the keys of the screen, as many as fit."""
+
+    DEFAULT_CSS = "KeyBar { height: 1; width: 1fr; dock: bottom; }"
+
+    def __init__(self, hints: list[tuple[str, str]]) -> None:
+        super().__init__()
+        self.hints = hints
+        self.remark = ""
+
+    def set_remark(self, text: str) -> None:
+        """Show a few words before the keys, such as how many rows are marked."""
+        if text != self.remark:
+            self.remark = text
+            self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        width = self.size.width
+        parts: list[Part] = [(" ", look.PLAIN)]
+        room = width - 1
+        if self.remark:
+            parts.append((self.remark + "   ", look.BOLD))
+            room -= cell_len(self.remark) + 3
+        last = self.hints[-1:]
+        for key, title in self.hints[:-1]:
+            need = cell_len(key) + cell_len(title) + 3
+            if need > room - sum(cell_len(k) + cell_len(t) + 1 for k, t in last):
+                break
+            parts += [(key, look.KEY), (f" {title}  ", look.MUTED)]
+            room -= need
+        for key, title in last:
+            parts += [(key, look.KEY), (f" {title}", look.MUTED)]
+        return strip_of(parts, width)
+
+
+class Notice(Widget):
+    """A message above the keys, as high as its text needs; hidden until there is one."""
+
+    DEFAULT_CSS = "Notice { height: auto; width: 1fr; dock: bottom; margin-bottom: 1; display: none; }"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = ""
+        self.bad = False
+
+    def show(self, text: str, *, bad: bool = False) -> None:
+        """Show a message; an error is marked and red."""
+        self.text, self.bad = text, bad
+        self.display = bool(text)
+        self.refresh(layout=True)
+
+    def hide(self) -> None:
+        """Take the message away."""
+        if self.text:
+            self.show("")
+
+    def _wrapped(self, width: int) -> list[str]:
+        from textwrap import wrap
+
+        return wrap(self.text, max(10, width - 4), break_on_hyphens=False) or [""]
+
+    def get_content_width(self, container: Size, viewport: Size) -> int:
+        return container.width
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        return len(self._wrapped(width))
+
+    def render_line(self, y: int) -> Strip:
+        lines = self._wrapped(self.size.width)
+        sign, style = ("✗ ", look.BAD) if self.bad else ("✓ ", look.GOOD)
+        parts: list[Part] = [
+            (" ", look.PLAIN),
+            (sign if y == 0 else "  ", style),
+            (lines[y] if y < len(lines) else "", style),
+        ]
+        return strip_of(parts, self.size.width)
