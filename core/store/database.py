@@ -107,7 +107,6 @@ class Database:
 
     def __init__(self, path: Path, *, create: bool, readonly: bool) -> None:
         self.path = path
-        self.readonly = readonly
         self.warning: str | None = None
         self._lock = threading.RLock()
         self._journal_ready = False
@@ -116,7 +115,7 @@ class Database:
                 f"{path}: no such database; `lance-workbench demo` makes one, or choose another with --db"
             )
         _check_file(path)
-        self._conn = _connect(path, readonly)
+        self._conn, self.readonly = _connect(path, readonly)
         try:
             self._check_schema()
         except BaseException:
@@ -302,7 +301,9 @@ class Database:
         if self._journal_ready:
             return
         if self.readonly:
-            raise StoreError(f"{self.path}: opened for reading only")
+            raise StoreError(
+                f"{self.path}: opened for reading only; check the permissions of it and its folder"
+            )
         network = network_filesystem(self.path.parent)
         if network:
             self.warning = (
@@ -312,13 +313,18 @@ class Database:
         wanted = "delete" if network else "wal"
         # Changing the mode needs the file alone for an instant, and SQLite does not wait for that by itself.
         deadline = time.monotonic() + BUSY_TIMEOUT_S
-        while self._conn.execute("PRAGMA journal_mode").fetchone()[0] != wanted:
+        while True:
             try:
-                self._conn.execute(f"PRAGMA journal_mode = {wanted}")
+                if self._conn.execute(f"PRAGMA journal_mode = {wanted}").fetchone()[0] == wanted:
+                    break
             except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or time.monotonic() > deadline:
+                if "locked" not in str(error):
                     raise
-                time.sleep(0.02)
+            if time.monotonic() > deadline:
+                raise RetryLater(
+                    f"{self.path}: another process keeps the database open; try again in a moment"
+                )
+            time.sleep(0.02)
         self._journal_ready = True
 
 
@@ -361,7 +367,8 @@ def _check_file(path: Path) -> None:
         )
 
 
-def _connect(path: Path, readonly: bool) -> sqlite3.Connection:
+def _connect(path: Path, readonly: bool) -> tuple[sqlite3.Connection, bool]:
+    """The connection, and whether it can only read."""
     if not readonly:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -371,9 +378,11 @@ def _connect(path: Path, readonly: bool) -> sqlite3.Connection:
             ) from error
     address = "file:" + str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     log = path.with_name(path.name + "-wal")
-    modes = ["ro", "ro&immutable=1"] if readonly else ["rwc"]
-    if readonly and log.exists() and log.stat().st_size:
-        modes = ["ro"]  # what is in the log would not be seen
+    modes = ["ro" if readonly else "rwc"]
+    # A WAL database in a folder we may not write to: nobody writes it now, so read it as it stands.
+    # Not with a log beside it, whose content would not be seen.
+    if path.exists() and not (log.exists() and log.stat().st_size):
+        modes.append("ro&immutable=1")
     while True:
         mode = modes.pop(0)
         connection = None
@@ -387,11 +396,9 @@ def _connect(path: Path, readonly: bool) -> sqlite3.Connection:
             )
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("SELECT count(*) FROM sqlite_master")
-            return connection
+            return connection, mode != "rwc"
         except sqlite3.Error as error:
             if connection is not None:
                 connection.close()
-            # A WAL database in a folder we may not write to: nobody else writes it either, so read it as it
-            # stands.
-            if not modes or "unable to open" not in str(error):
+            if not modes or not any(words in str(error) for words in ("unable to open", "readonly")):
                 raise _plain(error, path) from error
