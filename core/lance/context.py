@@ -11,6 +11,7 @@ from core.lance.decoder import Routing
 from core.lance.latents import latent_position_ids
 from core.lance.model import Lance
 from core.lance.packing import CAPTION, Packed, Split
+from core.lance.prompts import Grid
 
 ANSWER_ROOM = 64
 """Cache rows set aside behind a prompt; longer answers make the cache grow."""
@@ -19,10 +20,11 @@ ANSWER_ROOM = 64
 class Context:
     """Keys and values of a packed sample up to its answer or its target block."""
 
-    def __init__(self, model: Lance, packed: Packed) -> None:
+    def __init__(self, model: Lance, packed: Packed, cache: KVCache | None = None) -> None:
         self.model = model
         self.packed = packed
-        self.cache = KVCache(model.config.num_layers, capacity=len(packed.ids) + ANSWER_ROOM)
+        self.cache = cache or KVCache(model.config.num_layers, capacity=len(packed.ids) + ANSWER_ROOM)
+        self._places: dict[Grid, torch.Tensor] = {}
 
     def _inputs(self, split: Split, content: torch.Tensor | None) -> torch.Tensor:
         """Input embeddings [n, hidden] of a split; ``content`` [n - 2, hidden] goes between a block's markers."""
@@ -86,7 +88,10 @@ class Context:
 
     def _latents(self, split: Split, latents: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
         assert split.block is not None
-        return self.model.embed_latents(latents, times, latent_position_ids(split.block.grid))
+        grid = split.block.grid
+        if grid not in self._places:
+            self._places[grid] = self.model.position_rows(latent_position_ids(grid))
+        return self.model.embed_latents(latents, times, self._places[grid])
 
     def extend(self, ids: torch.Tensor, first_position: int, role: int) -> torch.Tensor:
         """Append text tokens [n] at consecutive positions; returns their normed hidden states [n, hidden]."""

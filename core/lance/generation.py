@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -57,7 +58,9 @@ class Understanding:
         """Read a question about visual features [t*h*w, hidden] of merged grids (t, h, w)."""
         self.pipeline = pipeline
         self.packed = pack(prompts.question(grids, question, instruction), pipeline.tokenizer)
-        self.context = Context(pipeline.model, self.packed)
+        room = len(self.packed.ids) + MAX_NEW_TOKENS
+        cache = pipeline.engine.new_cache(room) if pipeline.engine else None
+        self.context = Context(pipeline.model, self.packed, cache)
         # The last prompt token is fed together with the answer: its hidden state predicts the first answer token.
         self.last = len(self.packed.ids) - 1
         self.hidden = self.context.fill(features, stop=self.last)
@@ -100,15 +103,22 @@ class Understanding:
     def steps(self, limit: int = MAX_NEW_TOKENS) -> Iterator[tuple[int, torch.Tensor]]:
         """Greedy decoding, one (token, masked logits float32 [vocab]) at a time, up to and with ``<|im_end|>``."""
         stop = self.pipeline.tokenizer.convert_tokens_to_ids(prompts.IM_END)
-        token = self.packed.ids[self.last :]
-        for index in range(limit):
-            role = Role.ANSWER if index else Role.TEXT
-            hidden = self.context.extend(token, self.position + index, role)
-            logits = self._mask(self.pipeline.model.logits(hidden))[0]
-            token = logits.argmax(keepdim=True).cpu()
-            yield int(token), logits
-            if int(token) == stop:
+        for token, logits in itertools.islice(self._greedy(), limit):
+            yield token, logits
+            if token == stop:
                 return
+
+    def _greedy(self) -> Iterator[tuple[int, torch.Tensor]]:
+        engine, token = self.pipeline.engine, int(self.packed.ids[self.last])
+        if engine is not None:
+            yield from engine.decode(self.context.cache, token, self.position, len(self.pipeline.tokenizer))
+            return
+        for index in itertools.count():
+            role = Role.ANSWER if index else Role.TEXT
+            hidden = self.context.extend(torch.tensor([token]), self.position + index, role)
+            logits = self._mask(self.pipeline.model.logits(hidden))[0]
+            token = int(logits.argmax())
+            yield token, logits
 
 
 def decode_text(pipeline: Pipeline, tokens: Sequence[int]) -> str:
@@ -263,7 +273,7 @@ def imagine(
     kept = Trace() if trace else None
     final = sample(
         noise.to(pipeline.model.device),
-        reader.velocities,
+        pipeline.engine.velocities(reader) if pipeline.engine else reader.velocities,
         sampling or pipeline.sampling(),
         trace=kept,
         progress=progress,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -15,11 +15,15 @@ from core.checkpoints.describe import DEFAULTS, TOKENIZER_FILES, own_record
 from core.checkpoints.resolve import VAE_FILES, VISION_FOLDER, companion
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
+from core.lance.cache import KVCache
 from core.lance.config import LanceConfig
 from core.lance.decoder import target_names
 from core.lance.model import Lance
 from core.lance.sampler import Sampling
 from core.lance.vae import VAE
+
+if TYPE_CHECKING:
+    from core.lance.generation import Drawing
 
 IGNORED = frozenset({"latent_pos_embed.pos_embed"})
 """Stored by upstream and dropped by it when loading: the table is recomputed."""
@@ -40,6 +44,26 @@ class LoadReport:
     ignored: list[str]
 
 
+class Engine(Protocol):
+    """A faster way to run the decoder, which ``core.runtime`` hands to a pipeline; without one the modules run."""
+
+    def new_cache(self, rows: int) -> KVCache:
+        """An empty cache with room for ``rows`` rows that ``decode`` can go on from."""
+        ...
+
+    def decode(
+        self, cache: KVCache, token: int, position: int, vocabulary: int
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """Greedy (token, logits [vocab]) behind a filled cache; ids from ``vocabulary`` on are never chosen."""
+        ...
+
+    def velocities(
+        self, drawing: Drawing
+    ) -> Callable[[torch.Tensor, float, bool], tuple[torch.Tensor, torch.Tensor | None]]:
+        """What ``Drawing.velocities`` computes."""
+        ...
+
+
 @dataclass
 class Pipeline:
     """A model with its tokenizer, its VAE (read when first needed) and its generation defaults."""
@@ -51,6 +75,7 @@ class Pipeline:
     defaults: dict[str, Any]
     report: LoadReport
     vae_dtype: torch.dtype = field(default=torch.float32)
+    engine: Engine | None = None
 
     @property
     def config(self) -> LanceConfig:

@@ -67,17 +67,21 @@ class Lance(nn.Module):
         """Embeddings [n, hidden] of token ids [n]."""
         return self.language_model.model.embed_tokens(ids.to(self.device))
 
-    def embed_latents(self, latents: torch.Tensor, times: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    def position_rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows ``ids`` [n] of the latent position table, [n, hidden] in the model's dtype."""
+        rows = latent_position_rows(ids, self.config.hidden_size, rounded=self.rounded)
+        return rows.to(self.device, self.dtype)
+
+    def embed_latents(self, latents: torch.Tensor, times: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """Decoder inputs [n, hidden] for latent tokens.
 
         Args:
             latents: [n, 48].
             times: flow time of each token, [n]; 0 for clean latents.
-            ids: rows of the latent position table, [n].
+            places: their rows of the latent position table, [n, hidden].
         """
-        rows = latent_position_rows(ids.cpu(), self.config.hidden_size, rounded=self.rounded)
         projected = self.vae2llm(latents.to(self.device, self.dtype))
-        return projected + self.time_embedder(times.to(self.device)) + rows.to(self.device, self.dtype)
+        return projected + self.time_embedder(times.to(self.device)) + places
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Next-token logits, float32 [n, vocab], from normed hidden states of text rows."""

@@ -24,6 +24,9 @@ VIT_SIDE = {"image_256res": 224, "video_192p": 224, "image_512res": 448, "image_
             "video_480p": 616}  # fmt: skip
 """Side of the square whose area a resolution aims at, for the VAE's and the vision tower's stream."""
 
+MAX_ASPECT = 200
+"""The longest side may be this many times the shortest; Qwen2-VL's own preprocessing has the same limit."""
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -114,12 +117,12 @@ def _side(table: dict[str, int], resolution: str) -> int:
 
 
 def _fit(image: Image.Image, bucket: Bucket) -> numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.float32]]:
-    box = crop_box(image.width, image.height, bucket.width / bucket.height)
-    if box[2] <= box[0] or box[3] <= box[1]:
+    if max(image.size) > MAX_ASPECT * min(image.size):
         raise DataError(
-            f"an image of {image.width} x {image.height} px leaves nothing at the ratio "
-            f"{bucket.width}:{bucket.height}; crop it first"
+            f"an image of {image.width} x {image.height} px is too narrow: one side may be at most {MAX_ASPECT} times "
+            "the other; crop it first"
         )
+    box = crop_box(image.width, image.height, bucket.width / bucket.height)
     resized = image.crop(box).resize((bucket.width, bucket.height), Image.Resampling.BICUBIC)
     return numpy.asarray(resized, dtype=numpy.float32) / numpy.float32(255.0)
 

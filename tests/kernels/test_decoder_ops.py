@@ -1,0 +1,98 @@
+"""The layer operations between matrix products: references against plain formulas, Triton kernels against references.
+
+The interpreter runs the kernels in float16 on the CPU; bfloat16 is wrong in it, so that dtype is tested on a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kernels import decoder_ops
+
+ROOT = Path(__file__).parents[2]
+
+
+def operands(dtype: torch.dtype, device: str, rows: int, size: int) -> dict[str, torch.Tensor]:
+    make = torch.Generator().manual_seed(rows * size)
+
+    def draw(*shape: int, kind: torch.dtype = dtype) -> torch.Tensor:
+        return torch.randn(*shape, generator=make).to(device, kind)
+
+    heads, kv = 6, 2
+    return {
+        "x": draw(rows, 96), "delta": draw(rows, 96), "norm": draw(96), "qkv": draw(rows, (heads + 2 * kv) * size),
+        "q_norm": draw(size), "k_norm": draw(size), "cos": draw(rows, size // 2, kind=torch.float32).repeat(1, 2),
+        "sin": draw(rows, size // 2, kind=torch.float32).repeat(1, 2), "gate_up": draw(rows, 2 * 1030),
+        "slots": torch.randperm(rows + 3, generator=make)[:rows].to(device),
+    }  # fmt: skip
+
+
+def outputs(o: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    rows, size = o["x"].shape[0], o["q_norm"].shape[0]
+    x = o["x"].clone()
+    plain = decoder_ops.rms_norm(x, o["norm"], 1e-6, torch.empty_like(x))
+    summed = decoder_ops.add_rms_norm(x, o["delta"], o["norm"], 1e-6, torch.empty_like(x))
+    queries = x.new_zeros(rows, 6, size)
+    keys, values = x.new_zeros(rows + 3, 2, size), x.new_zeros(rows + 3, 2, size)
+    decoder_ops.qk_norm_rope(
+        o["qkv"], o["q_norm"], o["k_norm"], o["cos"], o["sin"], 1e-6, queries, keys, values, o["slots"]
+    )
+    active = decoder_ops.swiglu(o["gate_up"], x.new_empty(rows, 1030))
+    return [plain, summed, x, queries, keys, values, active]
+
+
+def assert_close(got: list[torch.Tensor], wanted: list[torch.Tensor], tolerance: float) -> None:
+    for a, b in zip(got, wanted, strict=True):
+        error = (a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-30)
+        assert error < tolerance, float(error)
+
+
+def test_half_precision_references_follow_double_precision() -> None:
+    o = operands(torch.bfloat16, "cpu", 5, 32)
+    wide = {name: t if t.dtype == torch.int64 else t.double() for name, t in o.items()}
+    assert_close(outputs(o), outputs(wide), 8e-3)
+
+
+def run_interpreted() -> None:
+    """Compare kernels with references on the CPU; called in a process whose Triton is the interpreter."""
+    assert decoder_ops._triton is not None
+    for rows, size in ((1, 32), (5, 64)):
+        o = operands(torch.float16, "cpu", rows, size)
+        wanted = outputs(o)
+        decoder_ops.uses_triton = lambda x: True
+        try:
+            got = outputs(o)
+        finally:
+            decoder_ops.uses_triton = lambda x: False
+        assert_close(got, wanted, 1e-3)
+    print("kernels ran")
+
+
+def test_kernels_in_the_interpreter() -> None:
+    pytest.importorskip("triton", reason="the triton extra is not installed")
+    script = (
+        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
+        "import test_decoder_ops; test_decoder_ops.run_interpreted()\n"
+    )
+    environment = dict(os.environ, TRITON_INTERPRET="1")
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(ROOT), str(Path(__file__).parent)],
+        env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0 and "kernels ran" in done.stdout, done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", [1, 2, 37, 4612])
+def test_kernels_on_a_gpu(dtype: torch.dtype, rows: int) -> None:
+    o = operands(dtype, "cuda", rows, 128)
+    wide = {name: t if t.dtype == torch.int64 else t.double() for name, t in o.items()}
+    assert decoder_ops.uses_triton(o["x"])
+    assert_close(outputs(o), outputs(wide), 8e-3)
