@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from core.errors import CheckpointError
 from core.evaluation import likelihood, media, statistics, text_scores
 from core.evaluation.baseline import ARTIFACTS, Baseline
 from core.evaluation.suites import UNDERSTANDING, Sample, Settings
@@ -70,12 +71,19 @@ class AnswerExaminer:
             theirs = self.baseline.output(index, sample)
             fields |= self._against(theirs, self.reference.get(index), read, text)
         elif self.keep:
-            logits = read.logits(tokens)
+            logits = self._logits(read, tokens)
             self.kept[index] = likelihood.log_probs(logits)
             scores = likelihood.score(self.kept[index], logits, tokens)
             self.tokens.append(scores)
             fields["nll"] = float(scores.nll.mean())
         return fields
+
+    def _logits(self, read: Understanding, tokens: list[int]) -> torch.Tensor:
+        """Logits that predict each of ``tokens``, known to be numbers."""
+        logits = read.logits(tokens)
+        if logits.isnan().any():
+            raise CheckpointError(f"{self.pipeline.folder}: gives logits that are no numbers; verify it")
+        return logits
 
     def _against(
         self, theirs: dict[str, Any], reference: likelihood.LogProbs, read: Understanding, text: str
@@ -83,7 +91,7 @@ class AnswerExaminer:
         """Scores of ``text`` against the baseline's answer and of this model on the baseline's tokens."""
         similar = text_scores.score(theirs["text"], text)
         self.texts.append(similar)
-        scores = likelihood.score(reference, read.logits(theirs["tokens"]), theirs["tokens"])
+        scores = likelihood.score(reference, self._logits(read, theirs["tokens"]), theirs["tokens"])
         self.tokens.append(scores)
         worst = int(scores.kl.argmax())
         return {

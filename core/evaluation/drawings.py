@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from core.demo.recognise import recognise
+from core.errors import CheckpointError
 from core.evaluation import image_scores, media, statistics, trajectory
 from core.evaluation.baseline import ARTIFACTS, Baseline
 from core.evaluation.suites import GENERATION, Sample, Settings
@@ -55,6 +56,8 @@ class DrawingExaminer:
             trace=self.keep,
         )
         seconds = time.perf_counter() - started
+        if not drawn.latents.isfinite().all():
+            raise CheckpointError(f"{self.pipeline.folder}: gives latents that are no numbers; verify it")
         self.seconds.append(seconds)
         fields: dict[str, Any] = {
             "question": sample.prompt,

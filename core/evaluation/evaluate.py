@@ -17,6 +17,7 @@ from core.evaluation.subject import Subject
 from core.evaluation.suites import UNDERSTANDING, Sample, Settings, Suite
 from core.files import sha256_text
 from core.lance.loading import Pipeline
+from core.runtime import Enforcement
 from core.store import Store, manifest
 
 
@@ -57,7 +58,7 @@ def evaluate(
     evaluation: dict[str, Any],
     *,
     baseline: Baseline | None,
-    kernel_path: str,
+    running: Enforcement,
     job_id: int | None = None,
     after_sample: Callable[[], None] = lambda: None,
 ) -> int:
@@ -69,7 +70,7 @@ def evaluate(
     Args:
         evaluation: from ``describe_evaluation``.
         baseline: the bf16 run to score against; None scores against the truth alone.
-        kernel_path: which implementation of the quantized linears runs, for the manifest.
+        running: what ``core.runtime.enforcement`` says of the pipeline, for the manifest.
         after_sample: called after each stored output; may raise ``Cancelled``.
     """
     make: Callable[..., Examiner] = AnswerExaminer if suite.task == UNDERSTANDING else DrawingExaminer
@@ -79,12 +80,12 @@ def evaluate(
     device = str(pipeline.device)
     record = manifest.collect(
         device=device,
-        kernel_path=kernel_path,
+        kernel_path=running.kernel_path,
         seeds={"noise": suite.samples[0].seed},
         checkpoint=evaluation["source"],
         variant=subject.fingerprint if subject.variant else None,
         suite=suite.fingerprint,
-    ) | {"evaluation": evaluation}
+    ) | {"evaluation": evaluation, "enforcement": running.to_json()}
     run_id = store.start_run(
         kind="evaluate",
         checkpoint=subject.checkpoint,

@@ -112,7 +112,7 @@ def _run_all(
     """Load ``subject`` once and run every plan on it; the ids of the runs. The model is gone afterwards."""
     context.log(f"loading {subject.name} on {device} as {str(dtype).removeprefix('torch.')}")
     pipeline = load_model(subject.path, device, dtype)
-    kernel_path = enforcement(pipeline).kernel_path
+    running = enforcement(pipeline)
     ids = []
     for plan in plans:
         progress.message = f"{subject.name} on {plan.suite.name}"
@@ -126,7 +126,7 @@ def _run_all(
                 plan.settings,
                 plan.evaluation,
                 baseline=plan.baseline,
-                kernel_path=kernel_path,
+                running=running,
                 job_id=context.job_id,
                 after_sample=progress,
             )

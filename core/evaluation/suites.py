@@ -109,13 +109,15 @@ class Settings:
         """Settings from dicts, later over earlier; keys that are no setting, and None values, are skipped.
 
         Raises:
-            UsageError: a size Lance cannot draw.
+            UsageError: a size Lance cannot draw, or answers of no tokens.
         """
         names = {entry.name for entry in dataclasses.fields(cls)}
         merged: dict[str, Any] = {}
         for layer in layers:
             merged |= {key: value for key, value in layer.items() if key in names and value is not None}
         check_size(merged["height"], merged["width"])
+        if merged.get("max_new_tokens", 1) < 1:
+            raise UsageError(f"max_new_tokens {merged['max_new_tokens']}: wanted at least 1")
         return cls(**merged)
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from core.errors import Cancelled, DataError, UsageError
+from core.errors import Cancelled, CheckpointError, DataError, UsageError
 from core.evaluation import comparison, job, report
 from core.evaluation.image_scores import PSNR_CEILING
+from core.lance.generation import Understanding
 from core.quantization import job as quantize_job
 from core.store import Store, manifest
 
@@ -234,6 +235,17 @@ def test_cancelling_keeps_what_was_made(
     run = store.run(1)
     assert run["state"] == "cancelled"
     assert len(store.outputs(1)) == 2
+
+
+def test_outputs_that_are_no_numbers_stop_the_run(
+    store: Store, brief_checkpoint: Path, suites: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = Understanding.logits
+    monkeypatch.setattr(Understanding, "logits", lambda *given: logits(*given) * float("nan"))
+    with pytest.raises(CheckpointError, match="logits that are no numbers"):
+        job.run(_spec(brief_checkpoint, suites[0]), Context(store))  # type: ignore[arg-type]
+    assert store.run(1)["state"] == "failed"
+    assert not (store.data_dir / "runs" / "1").exists()
 
 
 def test_no_suite_lists_what_there_is(store: Store, brief_checkpoint: Path) -> None:
