@@ -62,7 +62,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         ),
     )
     context.log(f"{name}: {len(chosen.samples)} samples of {', '.join(chosen.tasks)} on {device}")
-    pipeline = load_model(info.path, device, dtype)
+    pipeline = load_model(info.path, device, dtype, observed=True)
     statistics = Statistics(DEFAULT_ROWS, seed, data)
     timesteps = collect_statistics(
         pipeline,

@@ -13,6 +13,7 @@ from core.formats.compressed_tensors import PACKED, SCALE, SHAPE, ZERO, tensor_k
 from core.lance.loading import LinearFactory, Pipeline, load_lance
 from core.quantization.scheme import Scheme
 from core.runtime.check import enforcement, variant_scheme
+from core.runtime.engine import Engine, accelerated
 from core.runtime.linear import QuantizedLinear
 
 HOLD_LIMIT = 1 << 30
@@ -49,9 +50,15 @@ def quantized_factory(scheme: Scheme, device: torch.device, dtype: torch.dtype) 
 
 
 def load_model(
-    folder: Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.bfloat16
+    folder: Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.bfloat16,
+    *,
+    observed: bool = False,
 ) -> Pipeline:
     """Load the checkpoint or variant in ``folder``; ``enforcement`` says of the result what runs.
+
+    On a GPU the decoder runs through an ``Engine`` unless ``observed``: hooks on the linears see only their modules.
 
     Raises:
         CheckpointError: damaged or incomplete files, or quantization that is not in force.
@@ -66,4 +73,6 @@ def load_model(
         for module in quantized:
             module.hold(dtype)
     enforcement(pipeline)
+    if not observed and accelerated(place):
+        pipeline.engine = Engine(pipeline.model)
     return pipeline
