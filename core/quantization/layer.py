@@ -133,7 +133,7 @@ class _Expert:
         for group in self.groups:
             step = self.recipe.step_of(group.kind)
             choice = self._scale(group, step, result)
-            uncovered = choice is None and step is not None and self.tokens is not None
+            uncovered = choice is None and self.recipe.needs_calibration
             self._record(group, choice, "uncovered" if uncovered else "identity", result)
         for name, weight in self.weights.items():
             self.recipe.scheme.check_shape(f"{name}.weight", tuple(weight.shape))
