@@ -26,6 +26,8 @@ class Action:
     cli: str
     """The command that does the same, or that prints what the action shows."""
     hint: str = ""
+    pair: str = ""
+    """The key of the opposite action, which shares the word in the key bar."""
 
     @property
     def screen(self) -> str:
@@ -66,11 +68,11 @@ ACTIONS: Final = (
     Action("runs.export", "e", "Export the table as markdown", "runs export", "export"),
     Action("runs.tags", "t", "Tags and note of the run", "runs tag", "tags"),
     Action("runs.copy", "y", "Copy the run as markdown", "runs export"),
-    Action("compare.next", "n", "Next sample", "compare", "sample"),
+    Action("compare.next", "n", "Next sample", "compare", "sample", "p"),
     Action("compare.previous", "p", "Previous sample", "compare"),
-    Action("compare.next_mismatch", "N", "Next sample that differs", "compare", "mismatch"),
+    Action("compare.next_mismatch", "N", "Next sample that differs", "compare", "mismatch", "P"),
     Action("compare.previous_mismatch", "P", "Previous sample that differs", "compare"),
-    Action("compare.previous_variant", "left_square_bracket", "Previous variant", "compare", "variant"),
+    Action("compare.previous_variant", "left_square_bracket", "Previous variant", "compare", "variant", "]"),
     Action("compare.next_variant", "right_square_bracket", "Next variant", "compare"),
     Action("compare.layout", "m", "Split, unified or automatic layout", "compare", "layout"),
     Action("compare.mismatches", "f", "Only samples that differ", "compare", "only ≠"),
@@ -109,7 +111,11 @@ def everywhere() -> list[Action]:
 
 def hints(screen: str) -> list[tuple[str, str]]:
     """Keys and words of the key bar: the screen's own, then those that are everywhere; help comes last."""
-    own = [(action.keys, action.hint) for action in of_screen(screen) if action.hint]
+    own = [
+        (" ".join(filter(None, (action.keys, action.pair))), action.hint)
+        for action in of_screen(screen)
+        if action.hint
+    ]
     taken = {key for key, _ in own}
     shared = [
         (action.keys, action.hint) for action in everywhere() if action.hint and action.keys not in taken

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.cells import cell_len
+from rich.segment import Segment
 from textual.strip import Strip
 
 from core.store import Store
@@ -35,9 +36,13 @@ def body(comparison: Comparison, sample: Sample, width: int, height: int, option
     head = _question(comparison, sample, width, height, options)
     head.append(strip([]))
     if comparison.pictures:
-        return head + _pictures(comparison, sample, width, height - len(head)), set()
-    lines, marks = _answers(comparison, sample, width, options)
-    return head + lines, {mark + len(head) for mark in marks}
+        return head + _indented(_pictures(comparison, sample, width - 2, height - len(head))), set()
+    lines, marks = _answers(comparison, sample, width - 2, options)
+    return head + _indented(lines), {mark + len(head) for mark in marks}
+
+
+def _indented(lines: list[Strip]) -> list[Strip]:
+    return [Strip([Segment(" "), *line]) for line in lines]
 
 
 def _question(
@@ -59,7 +64,7 @@ def _question(
     if options.expected and output["expected"]:
         texts += [[], *_labelled("expected", output["expected"], label, room)]
     if output["instruction"] and picture:
-        texts += [[], *_labelled("told", output["instruction"], look.MUTED, room, look.MUTED)]
+        texts += [[], *_labelled("instruction", output["instruction"], look.MUTED, room, look.MUTED)]
     lines = []
     for y in range(max(len(texts), len(picture))):
         text = texts[y] if y < len(texts) else []

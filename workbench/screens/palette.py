@@ -19,7 +19,8 @@ def found(text: str, here: str) -> list[Choice]:
     words = text.lower().split()
     shown = [action for action in actions.ACTIONS if action.screen != "form"]
     shown = [action for action in shown if action.screen != "table" or here in actions.TABLES]
-    ordered = sorted(shown, key=lambda action: action.screen not in (here, "table"))
+    rank = {here: 0, "app": 1, "table": 2}
+    ordered = sorted(shown, key=lambda action: rank.get(action.screen, 3))
     titles = [(action, _title(action)) for action in ordered]
     return [
         Choice(action.id, title, action.keys)

@@ -79,7 +79,9 @@ class Table(Widget, can_focus=True):
     class Opened(Moved):
         """Enter was pressed, or the row clicked a second time."""
 
-    def __init__(self, source: Source, columns: Sequence[Column], *, empty: str = "") -> None:
+    def __init__(
+        self, source: Source, columns: Sequence[Column], *, empty: str = "", first_share: float = 0.42
+    ) -> None:
         super().__init__()
         self.source = source
         self.columns = list(columns)

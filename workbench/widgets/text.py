@@ -32,50 +32,63 @@ def strip(parts: Iterable[Part]) -> Strip:
     return Strip([Segment(text, style) for text, style in parts if text])
 
 
-def _folded(word: str, width: int) -> list[str]:
-    """A word longer than a line, in pieces that fit."""
-    pieces, piece, used = [], "", 0
+def _folded(word: str, width: int, used: int) -> list[str]:
+    """A word longer than a line, in pieces of which the first fits behind ``used`` cells and the others on a line."""
+    pieces, piece = [], ""
     for sign in word:
-        cells = cell_len(sign)
-        if used + cells > width:
+        if piece and used + cell_len(piece) + cell_len(sign) > width:
             pieces.append(piece)
             piece, used = "", 0
-        piece, used = piece + sign, used + cells
-    return [*pieces, piece] if piece else pieces
+        piece += sign
+    return [*pieces, piece]
 
 
 def wrapped(parts: Iterable[Part], width: int | None) -> list[list[Part]]:
     """Styled parts as lines of at most ``width`` cells, broken at blanks; with None only at line breaks.
 
-    Nothing is dropped but the blanks at which a line was broken. There is always at least one line.
+    A word may run over several parts. Nothing is dropped but the blanks at which a line was broken. There is always at
+    least one line.
     """
     lines: list[list[Part]] = [[]]
+    word: list[Part] = []
     used = 0
+
+    def finish() -> None:
+        """Put the word that was collected on the line, or on the next where it does not fit."""
+        nonlocal used
+        cells = sum(cell_len(text) for text, _ in word)
+        if used and used + cells > (width or 0):
+            lines.append([])
+            used = 0
+        for text, style in word:
+            for sign in _folded(text, width or 1, used) if cells > (width or 0) else [text]:
+                if used and used + cell_len(sign) > (width or 0):
+                    lines.append([])
+                    used = 0
+                lines[-1].append((sign, style))
+                used += cell_len(sign)
+        word.clear()
+
     for text, style in parts:
         for number, paragraph in enumerate(visible(text).split("\n")):
             if number:
+                finish()
                 lines.append([])
                 used = 0
             if width is None:
                 lines[-1].append((paragraph, style))
                 continue
-            for word in filter(None, _BREAK.split(paragraph)):
-                cells = cell_len(word)
-                if used + cells > width:
-                    if word.isspace():
-                        continue
-                    if used:
-                        lines.append([])
-                        used = 0
-                    *full, word = _folded(word, width)
-                    for piece in full:
-                        lines[-1].append((piece, style))
-                        lines.append([])
-                    cells = cell_len(word)
-                elif not used and word.isspace() and len(lines) > 1 and lines[-2]:
+            for piece in filter(None, _BREAK.split(paragraph)):
+                if not piece.isspace():
+                    word.append((piece, style))
                     continue
-                lines[-1].append((word, style))
-                used += cells
+                finish()
+                if used + cell_len(piece) <= width:
+                    lines[-1].append((piece, style))
+                    used += cell_len(piece)
+                else:
+                    used = width
+    finish()
     return lines
 
 
