@@ -19,6 +19,15 @@ from core.lance.sampler import Sampling
 from core.store import Store
 
 
+def sampling(settings: Settings) -> Sampling:
+    """The sampler of ``settings``.
+
+    Raises:
+        UsageError: no steps, or a shift that is not positive.
+    """
+    return Sampling(settings.num_steps, settings.timestep_shift, settings.cfg_text_scale)
+
+
 class DrawingExaminer:
     """Runs t2i samples one after the other and gathers their scores.
 
@@ -32,7 +41,7 @@ class DrawingExaminer:
         self.pipeline = pipeline
         _ = pipeline.vae  # read now: a missing one is told before anything is recorded
         self.settings = settings
-        self.sampling = Sampling(settings.num_steps, settings.timestep_shift, settings.cfg_text_scale)
+        self.sampling = sampling(settings)
         self.store = store
         self.baseline = baseline
         self.reference = trajectory.TrajectoryFile(baseline.artifact) if baseline else None

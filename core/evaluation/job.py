@@ -11,7 +11,9 @@ import torch
 from core.errors import UsageError
 from core.evaluation import baseline as baselines
 from core.evaluation import suites
+from core.evaluation.answers import check_resolution
 from core.evaluation.baseline import Baseline
+from core.evaluation.drawings import sampling
 from core.evaluation.evaluate import describe_evaluation, evaluate, spec_hash
 from core.evaluation.subject import Subject, open_subjects
 from core.evaluation.suites import Settings, Suite
@@ -65,6 +67,8 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     for name in spec["suites"]:
         suite = suites.load(name, spec.get("limit"))
         settings = Settings.combine(info.defaults, suite.settings, {"resolution": spec.get("resolution")})
+        check_resolution(settings.resolution)
+        sampling(settings)
         evaluation = describe_evaluation(
             suite, settings, source, str(device), str(dtype).removeprefix("torch.")
         )

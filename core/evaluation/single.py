@@ -12,13 +12,14 @@ import torch
 from core.checkpoints.describe import describe
 from core.checkpoints.resolve import resolve
 from core.errors import UsageError
+from core.evaluation.answers import check_resolution
+from core.evaluation.drawings import sampling
 from core.evaluation.suites import Settings
 from core.files import replacing
 from core.lance.generation import Understanding, decode_text, imagine
 from core.lance.loading import Pipeline
-from core.lance.preprocess import VIT_SIDE, read_image
+from core.lance.preprocess import read_image
 from core.lance.prompts import INSTRUCTION_IMAGE
-from core.lance.sampler import Sampling
 from core.runtime import enforcement, load_model, pick_device, pick_dtype
 from core.store import Store
 
@@ -84,8 +85,7 @@ class Session:
         if not images:
             raise UsageError("x2t_image needs a picture; give one with --image FILE")
         chosen = resolution or str(self.info.defaults["resolution"])
-        if chosen not in VIT_SIDE:
-            raise UsageError(f"{chosen}: no such resolution; known are {', '.join(VIT_SIDE)}")
+        check_resolution(chosen)
         pictures = [read_image(path) for path in images]
         pipeline, kernel_path = self._load()
         started = time.perf_counter()
@@ -125,7 +125,7 @@ class Session:
             "cfg_text_scale": cfg,
         }
         settings = Settings.combine(self.info.defaults, asked)
-        sampling = Sampling(settings.num_steps, settings.timestep_shift, settings.cfg_text_scale)
+        sampler = sampling(settings)
         pipeline, kernel_path = self._load()
         started = time.perf_counter()
         drawn = imagine(
@@ -133,7 +133,7 @@ class Session:
             prompt,
             settings.height,
             settings.width,
-            sampling,
+            sampler,
             seed=seed,
             progress=lambda done, total: self.say(f"step {done} of {total}"),
         )

@@ -90,7 +90,7 @@ def _parse(path: Path) -> Any:
 
 def _parse_lines(path: Path, text: str) -> dict[str, Any]:
     content: dict[str, Any] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

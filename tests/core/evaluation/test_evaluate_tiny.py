@@ -253,6 +253,14 @@ def test_no_suite_lists_what_there_is(store: Store, brief_checkpoint: Path) -> N
         job.run(_spec(brief_checkpoint), Context(store))  # type: ignore[arg-type]
 
 
+def test_an_unknown_resolution_is_told_before_loading(
+    store: Store, brief_checkpoint: Path, suites: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "load_model", lambda *given: pytest.fail("loaded"))
+    with pytest.raises(UsageError, match="image_1res: no such resolution; known are image_256res"):
+        job.run(_spec(brief_checkpoint, suites[0], resolution="image_1res"), Context(store))  # type: ignore[arg-type]
+
+
 def test_lances_six_samples_are_evaluated_unchanged(
     store: Store, brief_checkpoint: Path, variant: Path, shared_lance: Path
 ) -> None:
