@@ -1,0 +1,46 @@
+"""The entry point: no arguments open the app, anything else is a command.
+
+The app's first paint is counted from here, so neither path imports what only the other needs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+COMPLETION_VARIABLE = "_LANCE_WORKBENCH_COMPLETE"
+
+
+def _app_options(arguments: list[str]) -> dict[str, object] | None:
+    """The app's options if ``arguments`` ask for the app (nothing, ``--db PATH``, ``--no-mouse``), else
+    None."""
+    options: dict[str, object] = {"db_path": None}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word == "--no-mouse":
+            options["mouse"] = False
+        elif word == "--db" and rest:
+            options["db_path"] = Path(rest.pop(0))
+        elif word.startswith("--db="):
+            options["db_path"] = Path(word.removeprefix("--db="))
+        else:
+            return None
+    return options
+
+
+def main() -> int:
+    """Run the app or the command that the command line asks for; the exit code."""
+    options = None if COMPLETION_VARIABLE in os.environ else _app_options(sys.argv[1:])
+    if options is None:
+        from workbench.cli.main import run_command
+
+        return run_command(sys.argv[1:])
+    from workbench.app import run
+
+    return run(**options)  # type: ignore[arg-type]  # the keys are run's own parameters
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""What all verbs share: which database, ``--json``, and ways of printing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from core.store import Store
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Session:
+    """The options that stand before the noun, and the database they lead to. It is the ``ctx.obj`` of every
+    verb."""
+
+    def __init__(self, db: Path | None) -> None:
+        self.db = db
+
+    def open(self, *, create: bool = False, readonly: bool = False) -> Store:
+        """Open the database, closing it when the command ends.
+
+        Args:
+            create: make it if it is not there, for verbs that add to it.
+            readonly: never write, for verbs that only look.
+
+        Raises:
+            StoreError: it is missing, damaged, of a newer schema, or not a database.
+        """
+        store = Store.open(self.db, create=create, readonly=readonly)
+        click.get_current_context().call_on_close(store.close)
+        return store
+
+
+def json_option(command: _Command) -> _Command:
+    """Add ``--json``, passed to the function as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON on stdout."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def print_fields(fields: Mapping[str, Any]) -> None:
+    """Print names and values under each other, leaving out what has no value."""
+    shown = {key: value for key, value in fields.items() if value not in (None, "", [], {})}
+    width = max((len(key) for key in shown), default=0)
+    for key, value in shown.items():
+        text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+        click.echo(f"{key.ljust(width)}  {text}")
+
+
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()) -> None:
+    """Print aligned text; the columns titled in ``right`` align to the right."""
+    from core.store.export import plain_table
+
+    ends = set(right)
+    click.echo(plain_table(list(rows), titles, [title in ends for title in titles]), nl=False)
+
+
+def version() -> str:
+    """The installed version, or ``source`` in a checkout that is not installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("lance-workbench")
+    except metadata.PackageNotFoundError:
+        return "source"
