@@ -30,8 +30,21 @@ def _app_options(arguments: list[str]) -> dict[str, object] | None:
     return options
 
 
+def version() -> str:
+    """The installed version, or ``source`` in a checkout that is not installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("lance-workbench")
+    except metadata.PackageNotFoundError:
+        return "source"
+
+
 def main() -> int:
     """Run the app or the command that the command line asks for; the exit code."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"lance-workbench {version()}")
+        return 0
     options = None if COMPLETION_VARIABLE in os.environ else _app_options(sys.argv[1:])
     if options is None:
         from workbench.cli.main import run_command

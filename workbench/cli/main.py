@@ -57,7 +57,7 @@ class Nouns(click.Group):
 
 def _print_version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:
     if asked and not ctx.resilient_parsing:
-        from workbench.cli.session import version
+        from workbench.__main__ import version
 
         click.echo(f"lance-workbench {version()}")
         ctx.exit()

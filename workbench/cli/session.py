@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from core.store import Store
+if TYPE_CHECKING:
+    from core.store import Store
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -31,6 +32,8 @@ class Session:
         Raises:
             StoreError: it is missing, damaged, of a newer schema, or not a database.
         """
+        from core.store import Store  # not for --help
+
         store = Store.open(self.db, create=create, readonly=readonly)
         click.get_current_context().call_on_close(store.close)
         return store
@@ -61,13 +64,3 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], right: Ite
 
     ends = set(right)
     click.echo(plain_table(list(rows), titles, [title in ends for title in titles]), nl=False)
-
-
-def version() -> str:
-    """The installed version, or ``source`` in a checkout that is not installed."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("lance-workbench")
-    except metadata.PackageNotFoundError:
-        return "source"
