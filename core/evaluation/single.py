@@ -71,7 +71,7 @@ class Session:
     def answer(
         self,
         images: Sequence[Path],
-        question: str,
+        prompt: str,
         instruction: str | None = None,
         resolution: str | None = None,
         max_new_tokens: int = 256,
@@ -89,7 +89,7 @@ class Session:
         pictures = [read_image(path) for path in images]
         pipeline, kernel_path = self._load()
         started = time.perf_counter()
-        read = Understanding.of_images(pipeline, pictures, question, instruction or INSTRUCTION_IMAGE, chosen)
+        read = Understanding.of_images(pipeline, pictures, prompt, instruction or INSTRUCTION_IMAGE, chosen)
         self.say(f"prompt of {len(read.packed.ids)} tokens read")
         tokens: list[int] = []
         for token, _ in read.steps(max_new_tokens):

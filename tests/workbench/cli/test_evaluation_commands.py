@@ -1,0 +1,188 @@
+"""``evaluate``, ``compare`` and ``generate`` as a person types them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from core.store import Store
+from workbench.cli.main import run_command
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a command on the test's own database: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("LANCE_WORKBENCH_DB", str(tmp_path / "runs.db"))
+
+    def run(*words: str | Path) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run_command([*map(str, words)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> tuple[int, int]:
+    """A bf16 run and a variant's, one of three answers changed."""
+    with Store.open(tmp_path / "runs.db") as store:
+        ids = []
+        for recipe, answers in (("bf16", ["1", "2", "three"]), ("int4", ["1", "2", "tree"])):
+            variant = None if recipe == "bf16" else "demo_int4-g64"
+            run_id = store.start_run(
+                checkpoint="demo", variant=variant, recipe=recipe, suite="set", task="x2t_image", samples=3,
+                baseline_run_id=ids[0] if ids else None,
+            )  # fmt: skip
+            for index, text in enumerate(answers):
+                store.add_output(run_id, index, sample_key=f"s{index}", task="x2t_image", text=text)
+            store.set_scores(run_id, kl=0.25, kl_se=0.125)
+            store.finish_run(run_id, "succeeded", 1.0)
+            ids.append(run_id)
+    return ids[0], ids[1]
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    sample = {
+        "interleave_array": ["red.png", ["Look.", "Which colour?", "red"]],
+        "element_dtype_array": ["image", "text"],
+        "istarget_in_interleave": [0, 1],
+    }
+    (tmp_path / "questions.json").write_text(json.dumps({"0": sample}))
+    return tmp_path / "questions.json"
+
+
+def test_compare_on_the_terminal(run: Any, stored: tuple[int, int]) -> None:
+    code, out, _ = run("compare", "demo", "demo_int4-g64")
+    assert code == 0
+    assert out.startswith("run 2 demo_int4-g64 beside run 1 demo_bf16 on set: 1 of 3 outputs differ\n")
+    assert "0.2500 ±0.1250" in out
+    assert [line.split()[:2] for line in out.splitlines()[-3:]] == [["s0", "="], ["s1", "="], ["s2", "≠"]]
+
+
+def test_compare_as_json_and_markdown(run: Any, stored: tuple[int, int], tmp_path: Path) -> None:
+    code, out, _ = run("compare", "2", "--json")
+    assert code == 0
+    assert [sample["differs"] for sample in json.loads(out)[0]["samples"]] == [False, False, True]
+    code, out, _ = run("compare", "1", "2", "--format", "markdown")
+    assert code == 0
+    assert "[-three-]{+tree+}" in out
+    code, out, err = run("compare", "1", "2", "--out", tmp_path / "report.md")
+    assert (code, out) == (0, "")
+    assert "report.md written" in err
+    assert "[-three-]{+tree+}" in (tmp_path / "report.md").read_text()
+    run("compare", "1", "2", "--out", tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text())[0]["first"]["id"] == 1
+
+
+def test_compare_mistakes(run: Any, stored: tuple[int, int]) -> None:
+    code, out, err = run("compare", "demo", "demo_int5")
+    assert (code, out) == (2, "")
+    assert err == "error: demo_int5: no finished evaluation; evaluated are demo_bf16, demo_int4-g64\n"
+    assert run("compare", "1", "99")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "nowhere: no checkpoint or variant"),
+        (["lance-demo", "--suite", "nothing"], "nothing: no such suite"),
+        (["lance-demo", "--suite", "QUESTIONS", "--baseline", "x"], "baseline 'x': wanted auto, none or"),
+    ],
+)
+def test_evaluate_mistakes_queue_no_job(
+    run: Any, questions: Path, tmp_path: Path, tiny_checkpoint: Path, words: list[str], message: str
+) -> None:
+    places = {"QUESTIONS": str(questions), "lance-demo": str(tiny_checkpoint)}
+    code, out, err = run("evaluate", *(places.get(word, word) for word in words))
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    with Store.open(tmp_path / "runs.db") as store:
+        assert store.value("SELECT count(*) FROM jobs") == 0
+
+
+def test_evaluate_then_compare(run: Any, questions: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_checkpoint.parent, tmp_path / "tiny")
+    own = tmp_path / "tiny" / "Lance_Tiny" / "lance_workbench.json"
+    record = json.loads(own.read_text())
+    record["defaults"]["max_new_tokens"] = 4
+    own.write_text(json.dumps(record))
+    words = ["evaluate", own.parent, "--suite", questions, "--device", "cpu"]
+    code, out, err = run(*words, "--json")
+    assert code == 0, err
+    assert json.loads(out)["result"] == {"runs": [1], "baselines": []}
+    code, out, _ = run(*words)
+    assert code == 0
+    assert "lance-tiny_bf16" in out
+    assert "100.0 %" in out, "the second bf16 run agrees with the first"
+    code, out, _ = run("compare", "2")
+    assert (code, out.splitlines()[0].split(": ")[1]) == (0, "0 of 1 outputs differ")
+
+
+def test_generate_answers_and_draws(run: Any, tiny_checkpoint: Path, questions: Path, tmp_path: Path) -> None:
+    picture = questions.with_name("red.png")
+    common = ["generate", "--checkpoint", tiny_checkpoint, "--device", "cpu"]
+    code, out, err = run(*common, "--task", "x2t_image", "--image", picture, "--prompt", "What?", "--max-new-tokens", 3,
+                         "--json")  # fmt: skip
+    assert code == 0, err
+    answer = json.loads(out)
+    assert answer["task"] == "x2t_image" and 1 <= len(answer["tokens"]) <= 3
+    assert "loading lance-tiny on cpu" in err
+    code, out, _ = run(*common, "--task", "t2i", "--prompt", "a cube", "--out", tmp_path / "cube.png", "--height", 32,
+                       "--width", 32, "--steps", 2)  # fmt: skip
+    assert (code, out) == (0, f"{tmp_path / 'cube.png'}\n")
+    assert not (tmp_path / "runs.db").exists(), "asking records nothing"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--task", "x2t_image", "--image", "NOTE"], "note.txt: not an image that can be read"),
+        (["--task", "x2t_image"], "x2t_image needs --image FILE"),
+        (["--task", "t2i"], "t2i needs --out FILE.png"),
+        (["--task", "t2i", "--out", "a.png", "--image", "NOTE"], "--image: not an option of the task t2i"),
+        (["--task", "t2i", "--out", "a.png", "--height", "50"], "the nearest is 48"),
+        (["--task", "t2i", "--out", "a.png", "--checkpoint", "nowhere"], "nowhere: no checkpoint or variant"),
+    ],
+)
+def test_generate_mistakes(
+    run: Any,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "note.txt").write_text("no picture")
+    if "--checkpoint" not in words:
+        words = [*words, "--checkpoint", str(tiny_checkpoint)]
+    code, out, err = run(
+        "generate", "--prompt", "What?", *(str(tmp_path / "note.txt") if w == "NOTE" else w for w in words)
+    )
+    assert code in (1, 2)
+    assert out == ""
+    assert message in err
+    assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    "words", ["'compare', '1', '2'", "'compare', '--help'", "'evaluate', '--help'", "'generate', '--help'"]
+)
+def test_no_torch_without_need(stored: tuple[int, int], tmp_path: Path, words: str) -> None:
+    code = (
+        "import sys; from workbench.cli.main import run_command; "
+        f"run_command(['--db', {str(tmp_path / 'runs.db')!r}, {words}]); "
+        "sys.exit('torch' in sys.modules or 'textual' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0

@@ -1,0 +1,129 @@
+"""``compare``: two evaluations sample by sample, as a table, markdown or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from workbench.cli.session import Session, json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from core.evaluation.comparison import Comparison
+
+FORMATS = ("table", "markdown", "json")
+_SAMPLE = ("levenshtein", "ratio", "jaccard", "kl", "kl_max", "top1", "psnr", "mae", "cosine", "velocity")
+
+
+@click.command()
+@click.argument("first")
+@click.argument("second", required=False)
+@click.option("--suite", help="Only this suite; otherwise every suite both were run on.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    help="table on the terminal, unless --json or the suffix of --out says otherwise.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write to this file: .md with every whole output, its pictures in a folder beside it, or .json.",
+)
+@json_option
+@click.pass_obj
+def command(
+    session: Session,
+    first: str,
+    second: str | None,
+    suite: str | None,
+    format_: str | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare SECOND with FIRST, or FIRST alone with the bf16 run it was scored against.
+
+    Both are numbers of runs, or names of variants or checkpoints, which stand for their newest evaluations.
+    """
+    from core.evaluation.choice import pairs
+    from core.evaluation.comparison import compare
+
+    chosen = _format(format_, out, as_json)
+    store = session.open(readonly=True)
+    found = pairs(store, first, second, suite) if second is not None else pairs(store, None, first, suite)
+    comparisons = [compare(store, *pair) for pair in found]
+    if out is None:
+        _print(comparisons, chosen)
+        return
+    if chosen == "json":
+        import json
+
+        from core.files import write_text
+
+        data = [comparison.as_dict() for comparison in comparisons]
+        write_text(out, json.dumps(data, ensure_ascii=False, indent=2) + "\n")
+        written = [out]
+    else:
+        from core.evaluation.documents import write_markdown
+
+        written = write_markdown(store, comparisons, out)
+    pictures = f" and {len(written) - 1} pictures" if len(written) > 1 else ""
+    click.echo(f"{out}{pictures} written", err=True)
+
+
+def _format(given: str | None, out: Path | None, as_json: bool) -> str:
+    if as_json:
+        return "json"
+    if given is not None:
+        if given == "table" and out is not None:
+            raise click.UsageError("--format table is for the terminal; write markdown or json with --out")
+        return given
+    if out is None:
+        return "table"
+    return "json" if out.suffix == ".json" else "markdown"
+
+
+def _print(comparisons: Sequence[Comparison], chosen: str) -> None:
+    if chosen == "json":
+        print_json([comparison.as_dict() for comparison in comparisons])
+    elif chosen == "markdown":
+        from core.evaluation.report import markdown
+
+        click.echo("\n".join(markdown(comparison) for comparison in comparisons), nl=False)
+    else:
+        for comparison in comparisons:
+            _print_table(comparison)
+
+
+def _print_table(comparison: Comparison) -> None:
+    """The scores, then every sample in a line."""
+    from core.store import columns
+
+    first, second = comparison.first, comparison.second
+    differing = sum(pair.differs for pair in comparison.pairs)
+    click.echo(
+        f"run {second['id']} {second['name']} beside run {first['id']} {first['name']} on {first['suite']}: "
+        f"{differing} of {len(comparison.pairs)} outputs differ"
+    )
+    known = columns.without_empty(columns.COLUMNS, [comparison.scores])
+    print_table(
+        ["score", "value"],
+        [[column.title, columns.text(column, comparison.scores)] for column in known],
+        ["value"],
+    )
+    shown = columns.without_empty(columns.chosen(_SAMPLE), [pair.scores for pair in comparison.pairs])
+    titles = [column.title for column in shown]
+    print_table(
+        ["sample", "", *titles],
+        [
+            [
+                pair.key,
+                "≠" if pair.differs else "=",
+                *(columns.value_text(c, pair.scores.get(c.key)) for c in shown),
+            ]
+            for pair in comparison.pairs
+        ],
+        titles,
+    )

@@ -1,0 +1,117 @@
+"""``evaluate``: a checkpoint or variant over suites, as a job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from core.errors import UsageError
+from core.store import Store
+from workbench.cli.launch import detach_option, run_job
+from workbench.cli.session import Session, json_option, print_table
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.option(
+    "--suite",
+    "suites",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="A suite by name, or a JSON or JSON lines file in Lance's own format; may be given several times. "
+    "Without it, all suites that come with the workbench.",
+)
+@click.option("--limit", type=click.IntRange(1), help="Only the first so many samples of each suite.")
+@click.option(
+    "--baseline",
+    default="auto",
+    show_default=True,
+    metavar="auto|none|RUN",
+    help="The bf16 run to score against: auto finds that of the same samples and settings, and runs it first "
+    "where there is none; none scores against the truth alone.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, bfloat16 or float32.")
+@click.option("--resolution", help="Size preset for pictures looked at, such as image_256res.")
+@detach_option
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    checkpoint: str,
+    suites: tuple[str, ...],
+    limit: int | None,
+    baseline: str,
+    device: str,
+    dtype: str,
+    resolution: str | None,
+    detach: bool,
+    as_json: bool,
+) -> None:
+    """Run CHECKPOINT (a checkpoint or variant, by name or folder) over suites and record every output.
+
+    Scores are against the bf16 run of the same samples and, where it is known, against the truth.
+    """
+    from core.evaluation import suites as known
+    from core.evaluation.subject import open_subjects
+
+    session: Session = ctx.obj
+    names = [_absolute(name) for name in suites or known.names()]
+    # Looked at here too, so that a mistyped name is an answer and not a failed job.
+    for name in names:
+        known.load(name, limit)
+    open_subjects(checkpoint, session.open(create=True))
+    spec: dict[str, Any] = {
+        "checkpoint": _absolute(checkpoint),
+        "suites": names,
+        "limit": limit,
+        "baseline": _baseline(baseline),
+        "device": device,
+        "dtype": dtype,
+        "resolution": resolution,
+    }
+
+    def show(row: dict[str, Any]) -> None:
+        result = row["result"]
+        show_runs(session.open(), [*result["baselines"], *result["runs"]])
+
+    run_job(ctx, "evaluate", spec, detach, as_json, show=show)
+
+
+def _absolute(name: str) -> str:
+    """A path as the job sees it, wherever it runs; a name stays as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
+
+
+def _baseline(text: str) -> str | int | None:
+    if text == "auto":
+        return "auto"
+    if text == "none":
+        return None
+    if text.isdigit():
+        return int(text)
+    raise UsageError(f"baseline {text!r}: wanted auto, none or the number of a run")
+
+
+def show_runs(store: Store, runs: list[int]) -> None:
+    """Print the figures of evaluations, a table for each task."""
+    from core.store import columns
+
+    rows = [store.run(run_id) for run_id in runs]
+    for task in dict.fromkeys(row["task"] for row in rows):
+        same = [row for row in rows if row["task"] == task]
+        chosen = columns.without_empty(columns.chosen(_COLUMNS), same)
+        print_table(
+            [column.title for column in chosen],
+            [[columns.text(column, row) for column in chosen] for row in same],
+            [column.title for column in chosen if column.align == "right"],
+        )
+
+
+_COLUMNS = (
+    "id", "name", "bits", "size_bytes", "suite", "samples", "exact", "truth", "kl", "kl_p99", "top1", "nll",
+    "psnr", "mae", "cosine", "velocity", "pixel", "seconds",
+)  # fmt: skip
