@@ -116,7 +116,7 @@ def hints(screen: str) -> list[tuple[str, str]]:
         for action in of_screen(screen)
         if action.hint
     ]
-    taken = {key for key, _ in own}
+    taken = {key for keys, _ in own for key in keys.split()}
     shared = [
         (action.keys, action.hint) for action in everywhere() if action.hint and action.keys not in taken
     ]

@@ -1,234 +1,37 @@
-"""The terminal app: five areas over one database, a poll that notices changes, and a clean way out.
-
-It is a client: it reads runs.db, writes job rows, and holds no lock. torch is never imported here. Screens are
-imported when they are first opened.
-"""
+"""Starting the terminal app: the database is opened first, and Textual imported only if that went well."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import gc
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from functools import partial
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from textual.app import App
-from textual.binding import Binding
-from textual.reactive import Reactive
+from pathlib import Path
 
 from core.errors import WorkbenchError
-from core.jobs.table import unfinished
 from core.store import Store
-from workbench import actions
-
-if TYPE_CHECKING:
-    from textual.screen import Screen
-
-    from workbench.screens.base import AreaScreen
-
-POLL_BUSY_S = 0.25
-POLL_IDLE_S = 2.0
-
-
-def _area(name: str) -> Screen[Any]:
-    """The screen of an area, its module imported now."""
-    if name == "runs":
-        from workbench.screens.runs import RunsScreen
-
-        return RunsScreen()
-    if name == "compare":
-        from workbench.screens.compare import CompareScreen
-
-        return CompareScreen()
-    if name == "jobs":
-        from workbench.screens.jobs import JobsScreen
-
-        return JobsScreen()
-    if name == "checkpoints":
-        from workbench.screens.checkpoints import CheckpointsScreen
-
-        return CheckpointsScreen()
-    from workbench.screens.bench import BenchScreen
-
-    return BenchScreen()
-
-
-class WorkbenchApp(App[None]):
-    """The app over an open store."""
-
-    TITLE = "lance-workbench"
-    # The first screen's style is read with the app's own: read later it would have everything parsed again, 15 ms.
-    CSS_PATH: ClassVar[list[str | PurePath]] = ["app.tcss", "screens/runs.tcss"]
-    ENABLE_COMMAND_PALETTE = False
-    DEFAULT_MODE = "runs"
-    MODES: ClassVar = {name: partial(_area, name) for name in actions.AREAS}
-    # The user's own sixteen colours: right on dark and light without asking, and half the bytes of true colour.
-    # It is the initial value, so that nothing has to be parsed anew for a change of theme at start-up.
-    theme = Reactive("ansi-dark", init=False)
-    BINDINGS: ClassVar = [
-        Binding(action.key, action.method, action.title, id=action.id, show=False)
-        for action in actions.everywhere()
-    ]
-
-    def __init__(self, store: Store) -> None:
-        super().__init__()
-        self.store = store
-        self.animation_level = "none"
-        # Messages have a line of their own and nothing has a tooltip: no need to make their widgets for every screen.
-        self._disable_tooltips = self._disable_notifications = True
-        self.active_jobs = unfinished(store)
-        self._seen = store.data_version()
-
-    # --- life ---------------------------------------------------------------------------------------------------
-
-    def on_mount(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGHUP, signal.SIGTERM):
-            # Without these a dropped connection or a plain kill leaves the terminal in mouse and alternate-screen mode.
-            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-                loop.add_signal_handler(number, partial(self.exit, return_code=128 + number))
-        self._poll_later()
-        self.call_after_refresh(_resume_gc)
-
-    def _poll_later(self) -> None:
-        self.set_timer(POLL_BUSY_S if self.active_jobs else POLL_IDLE_S, self._poll)
-
-    def _poll(self) -> None:
-        with self.guarded():
-            self.look_again()
-        self._poll_later()
-
-    def look_again(self) -> None:
-        """Tell the screen if the database changed since the last look; costs microseconds when it did not."""
-        seen = self.store.data_version()
-        if seen == self._seen:
-            return
-        self._seen = seen
-        self.active_jobs = unfinished(self.store)
-        self.area.refresh_data()
-
-    @property
-    def area(self) -> AreaScreen:
-        """The screen of the current area, also while a form lies over it."""
-        return self.screen_stack[0]  # type: ignore[return-value]
-
-    # --- messages -------------------------------------------------------------------------------------------------
-
-    def say(self, text: str, *, bad: bool = False) -> None:
-        """Show one message above the keys of the current area."""
-        self.area.show_notice(text, bad=bad)
-
-    @contextlib.contextmanager
-    def guarded(self) -> Iterator[None]:
-        """Show an error of the core.errors family as one line instead of letting it end the app."""
-        try:
-            yield
-        except WorkbenchError as error:
-            self.say(str(error), bad=True)
-
-    async def run_action(self, action: Any, default_namespace: Any = None, namespaces: Any = None) -> bool:
-        """Run an action as Textual does, with its errors shown as one line."""
-        with self.guarded():
-            return await super().run_action(action, default_namespace, namespaces)
-        return True
-
-    def copy(self, text: str, what: str) -> None:
-        """Copy through the terminal (OSC 52), which also works over SSH."""
-        self.copy_to_clipboard(text)
-        self.say(f"copied {what}: {len(text.encode())} bytes sent to the terminal's clipboard (OSC 52)")
-
-    # --- actions --------------------------------------------------------------------------------------------------
-
-    async def go_to(self, area: str) -> AreaScreen:
-        """Switch to an area and return its screen, mounted."""
-        await self.switch_mode(area)
-        return self.area
-
-    async def action_area_runs(self) -> None:
-        await self.go_to("runs")
-
-    async def action_area_compare(self) -> None:
-        await self.go_to("compare")
-
-    async def action_area_jobs(self) -> None:
-        await self.go_to("jobs")
-
-    async def action_area_checkpoints(self) -> None:
-        await self.go_to("checkpoints")
-
-    async def action_area_bench(self) -> None:
-        await self.go_to("bench")
-
-    def action_palette(self) -> None:
-        from workbench.screens.palette import Palette
-
-        self.push_screen(Palette(), self._run_chosen)
-
-    def _run_chosen(self, action: actions.Action | None) -> None:
-        if action is not None:
-            self.run_worker(self.perform(action), exit_on_error=False)
-
-    async def perform(self, action: actions.Action) -> None:
-        """Run any action of the table, going to its area first."""
-        if action.screen in actions.AREAS and action.screen != self.current_mode:
-            await self.go_to(action.screen)
-        await self.run_action(f"{'app' if action.screen == 'app' else 'screen'}.{action.method}")
-
-    def action_help(self) -> None:
-        from workbench.screens.help import Help
-
-        self.push_screen(Help(self.current_mode))
-
-    def action_new_job(self) -> None:
-        from workbench.screens.new_job import NewJob
-
-        self.push_screen(NewJob(self.store, self.area.subject()), self._job_started)
-
-    def _job_started(self, ids: list[int] | None) -> None:
-        if ids:
-            self.look_again()
-            self.say(
-                f"started job {' → '.join(map(str, ids))}; 3 shows its progress, and it goes on if you quit"
-            )
-
-    def action_leave(self) -> None:
-        count = unfinished(self.store)
-        left = "" if not count else f"{count} job{'s keep' if count > 1 else ' keeps'} running"
-        self.exit(message=left or None)
-
-
-def _resume_gc() -> None:
-    """Collections are off until the first paint: what start-up allocates lives as long as the app."""
-    gc.freeze()
-    gc.enable()
 
 
 def run(db_path: Path | None, *, mouse: bool = True) -> int:
-    """Open the database and run the app; the exit code.
+    """Open the database and run the app until it is left; the exit code.
 
-    A database that cannot be used is a line on stderr and its exit code, before the terminal is touched.
+    A database that cannot be used is one line on stderr and its error's exit code, before the terminal is touched.
     """
-    if os.environ.get("TERM", "dumb") in ("dumb", "") or not sys.stdout.isatty():
-        print(
-            "lance-workbench: no terminal for the app; use the commands (lance-workbench --help)",
-            file=sys.stderr,
-        )
+    if os.environ.get("TERM", "dumb") in ("", "dumb") or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        print("error: no terminal for the app; use the commands (lance-workbench --help)", file=sys.stderr)
         return 2
     try:
         store = Store.open(db_path)
     except WorkbenchError as error:
-        print(f"lance-workbench: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    # What is imported and built until the first paint lives as long as the app: collecting it is 20 ms for nothing.
+    # The app turns the collector on again once it has painted.
     gc.disable()
+    from workbench.application import WorkbenchApp
+
     app = WorkbenchApp(store)
     try:
         app.run(mouse=mouse)
     finally:
-        gc.enable()
         store.close()
     return app.return_code or 0

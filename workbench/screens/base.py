@@ -15,7 +15,7 @@ from workbench.widgets.lines import AreaBar, KeyBar, Notice
 if TYPE_CHECKING:
     from textual.timer import Timer
 
-    from workbench.app import WorkbenchApp
+    from workbench.application import WorkbenchApp
 
 TITLES = [name.capitalize() for name in actions.AREAS]
 NOTICE_S = 8.0

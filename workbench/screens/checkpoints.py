@@ -131,7 +131,6 @@ class CheckpointsScreen(AreaScreen):
     def body(self) -> Iterable[Widget]:
         self.heading = Line()
         self.table = Table(CheckpointSource(self.app.store), COLUMNS, empty=EMPTY)
-        self.table.name_width = 60
         self.description = Line()
         yield self.heading
         yield self.table

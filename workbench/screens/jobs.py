@@ -122,7 +122,6 @@ class JobsScreen(AreaScreen):
     def body(self) -> Iterable[Widget]:
         self.source = JobSource(self.app.store)
         self.table = Table(self.source, COLUMNS, empty=EMPTY, first_share=0.48)
-        self.table.name_width = 60
         self.message = Line()
         self.log_title = Line()
         self.log_view = LogView()

@@ -11,7 +11,7 @@ from textual.screen import ModalScreen
 from textual.widget import Widget
 
 if TYPE_CHECKING:
-    from workbench.app import WorkbenchApp
+    from workbench.application import WorkbenchApp
 
 Result = TypeVar("Result")
 

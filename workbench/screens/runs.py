@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.widget import Widget
+from textual.worker import get_current_worker
 
+from core.store import Store
 from workbench import look
 from workbench.columns import RUN_COLUMNS, described
-from workbench.queries import RunSource
+from workbench.queries import RunSource, Survey, survey
 from workbench.screens.base import AreaScreen, bindings
 from workbench.widgets.lines import Line
 from workbench.widgets.prompt import Prompt
 from workbench.widgets.table import Table
+from workbench.widgets.text import visible
 
 if TYPE_CHECKING:
     from textual.timer import Timer
 
 FILTER_DELAY_S = 0.13
-SURVEY_AFTER_PAINT = 2000
-"""With more runs than this the survey for bold figures and empty columns waits for the first paint."""
+SURVEY_ASIDE = 2000
+"""With more runs than this the survey for bold figures and empty columns is a thread's work."""
 
 EMPTY = """No runs yet
 
@@ -56,23 +60,13 @@ class RunsScreen(AreaScreen):
         self.heading = Line()
         self.table = Table(self.source, RUN_COLUMNS, empty=self.EMPTY)
         self.description = Line()
+        self._looked: object = None
+        self._surveyed: object = None
         self.prompt: Prompt | None = None
         self._typing: Timer | None = None
         yield self.heading
         yield self.table
         yield self.description
-
-    def on_mount(self) -> None:
-        self.table.name_width = max(16, self.source.name_width())
-        if self.source.total() > SURVEY_AFTER_PAINT:
-            self.set_timer(0.05, self._survey)
-        else:
-            self._survey()
-
-    def _survey(self) -> None:
-        with self.app.guarded():
-            self.source.survey()
-            self._choose_columns()
 
     def refresh_data(self) -> None:
         super().refresh_data()
@@ -80,14 +74,39 @@ class RunsScreen(AreaScreen):
 
     def _reload(self) -> None:
         row = self.table.row
-        self._survey()
-        self.table.name_width = max(16, self.source.name_width())
         self.table.empty = NOTHING if self.source.filter else self.EMPTY
         self.table.reload(keep=row["id"] if row else None)
 
     def on_table_moved(self, message: Table.Moved) -> None:
-        self.description.show([(" " + described(message.row), look.MUTED)] if message.row else [])
+        self.description.show([(" " + visible(described(message.row)), look.MUTED)] if message.row else [])
         self._tell()
+        self._survey()
+
+    def _survey(self) -> None:
+        """Find out again what is bold and which columns are empty, if any run changed since the last time."""
+        seen = (self.source.condition, self.app.store.data_version())
+        if seen == self._looked:
+            return
+        self._looked = seen
+        version = self.source.version()
+        if version == self._surveyed:
+            return
+        self._surveyed = version
+        if self.table.total <= SURVEY_ASIDE:
+            self._take(survey(self.app.store, self.source.condition))
+        else:
+            work = partial(self._survey_aside, self.source.condition)
+            self.run_worker(work, thread=True, exclusive=True, group="survey", exit_on_error=False)
+
+    def _survey_aside(self, condition: str) -> None:
+        with Store.open(self.app.store.path, create=False, readonly=True) as store:
+            found = survey(store, condition)
+        if not get_current_worker().is_cancelled:
+            self.app.call_from_thread(self._take, found)
+
+    def _take(self, found: Survey) -> None:
+        self.source.take(found)
+        self._choose_columns()
 
     def _tell(self) -> None:
         """The heading (filter and counts) and the remark about marks."""

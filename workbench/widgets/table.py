@@ -92,7 +92,8 @@ class Table(Widget, can_focus=True):
         self.column = 0
         self.first_shown = 1
         self.total = 0
-        self.name_width = columns[0].width
+        self.name_width = 16
+        """The cells of the widest first cell seen so far."""
         self.sort_key = ""
         self.descending = False
         self.marked: dict[Any, Row] = {}
@@ -214,6 +215,8 @@ class Table(Widget, can_focus=True):
         self._scroll_to_cursor()
         self._rows_top = self.top
         self._rows = self.source.window(self.top, self.page) if self.total else ()
+        first = self.columns[0]
+        self.name_width = max([self.name_width, *(cell_len(first.cell(row)) for row in self._rows)])
 
     def _refresh_row(self, index: int) -> None:
         self.refresh(Region(0, index - self.top + 1, self.size.width, 1))
