@@ -71,6 +71,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         statistics,
         lambda done, total, message: context.progress(done, total, "samples", message),
     )
+    linears = target_linears(pipeline.config.num_layers)
     record = CalibrationRecord(
         name=name,
         checkpoint=info.name,
@@ -81,7 +82,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         seed=seed,
         rows_per_bucket=DEFAULT_ROWS,
         dtype=str(dtype).removeprefix("torch."),
-        tokens=statistics.tokens,
+        tokens={name: statistics.tokens.get(name, {}) for name in linears},
         timesteps=timesteps,
         statistics_sha256="",
         settings=dataclasses.asdict(settings),
@@ -91,14 +92,14 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     register(context.store, folder, record)
     seconds = time.monotonic() - started
     context.store.finish_run(run_id, "succeeded", seconds)
-    unseen = [
-        row.linear
-        for row in coverage(record.tokens, target_linears(pipeline.config.num_layers))
-        if not row.tokens
-    ]
+    unseen = [row.linear for row in coverage(record.tokens) if not row.tokens]
     if unseen:
         context.log(f"{len(unseen)} linears saw no token, {unseen[0]} the first: add a task that uses them")
-    return summary(folder, record) | {"run": run_id, "seconds": round(seconds, 3), "unseen": unseen}
+    return summary(folder, record) | {
+        "run": run_id,
+        "seconds": round(seconds, 3),
+        "unseen_linears": len(unseen),
+    }
 
 
 def _samples(spec: dict[str, Any], info: CheckpointInfo, seed: int) -> SampleSet:

@@ -6,10 +6,13 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.errors import CheckpointError, UsageError
 from core.files import sha256_file, sha256_text
+
+if TYPE_CHECKING:
+    from core.store import Store
 
 RECORD_FILE = "calibration.json"
 STATISTICS_FILE = "statistics.safetensors"
@@ -33,7 +36,7 @@ class CalibrationRecord:
     dtype: str
     """dtype the model ran in; sampled rows are kept in it, so they are the rows the linears really saw."""
     tokens: dict[str, dict[str, int]]
-    """Target linear -> bucket -> rows observed."""
+    """Target linear, seen or not -> bucket -> rows observed."""
     timesteps: dict[str, dict[str, int]]
     """Task -> flow time (three decimals) -> noisy rows observed, for one linear of the generation expert."""
     statistics_sha256: str
@@ -59,6 +62,21 @@ class CalibrationRecord:
         """The content of ``calibration.json``."""
         body = {"format": FORMAT, "fingerprint": self.fingerprint} | asdict(self)
         return json.dumps(body, indent=1, ensure_ascii=False) + "\n"
+
+
+def find_calibration(store: Store, name: str) -> Path:
+    """The folder of a calibration by registered name or by path.
+
+    Raises:
+        UsageError: neither.
+    """
+    row = store.calibration(name)
+    if row is not None:
+        return Path(row["path"])
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser().resolve()
+    known = ", ".join(str(row["name"]) for row in store.calibrations()) or "none"
+    raise UsageError(f"{name}: no such calibration and no such folder; calibrations are {known}")
 
 
 def load_record(folder: Path) -> CalibrationRecord:

@@ -185,6 +185,7 @@ def merge_moments(
                 buckets[bucket] = buckets[bucket].merge(found, capacity) if bucket in buckets else found
     for counts in tokens:
         for linear, by_bucket in counts.items():
+            merged.tokens.setdefault(linear, {})
             for bucket, rows in by_bucket.items():
                 merged.count(linear, bucket, rows)
     return merged

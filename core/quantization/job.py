@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from core.calibration.record import CalibrationRecord, load_record, verify_statistics
+from core.calibration.record import CalibrationRecord, find_calibration, load_record, verify_statistics
 from core.checkpoints.describe import CheckpointInfo, describe, own_record
 from core.checkpoints.resolve import resolve
 from core.checkpoints.source import TensorSource
@@ -48,21 +48,6 @@ class Request:
     output: Path
     name: str
     device: torch.device
-
-
-def find_calibration(store: Store, name: str) -> Path:
-    """The folder of a calibration by registered name or by path.
-
-    Raises:
-        UsageError: neither.
-    """
-    row = store.calibration(name)
-    if row is not None:
-        return Path(row["path"])
-    if Path(name).expanduser().is_dir():
-        return Path(name).expanduser().resolve()
-    known = ", ".join(str(row["name"]) for row in store.calibrations()) or "none"
-    raise UsageError(f"{name}: no such calibration and no such folder; calibrations are {known}")
 
 
 def open_calibration(store: Store, name: str, info: CheckpointInfo) -> tuple[Path, CalibrationRecord]:
@@ -269,7 +254,7 @@ def summarise(accounting: Accounting) -> dict[str, Any]:
         "tensors": accounting.counts(),
         "linears": len(accounting.records),
         "scaled": sum(record.mode in ("plain", "duo") for record in accounting.records),
-        "uncovered": [record.linear for record in accounting.records if record.mode == "uncovered"],
+        "uncovered": sum(record.mode == "uncovered" for record in accounting.records),
         "loss_before": _mean(before for before, _ in losses.values()),
         "loss_after": _mean(after for _, after in losses.values()),
     }

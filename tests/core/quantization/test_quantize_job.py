@@ -203,8 +203,9 @@ def test_too_few_tokens_stop_the_job_unless_the_recipe_says_otherwise(
     text = recipes.load("int4-awq").text.replace('"error"', '"round"').replace('"int4-awq"', '"lenient"')
     path.write_text(text)
     done = job.run(spec | {"recipe": str(path)}, context)
-    assert len(done["uncovered"]) == 21
-    assert all("_moe_gen" in name for name in done["uncovered"])
+    assert done["uncovered"] == 21
+    records = json.loads((Path(done["path"]) / "lance_workbench.json").read_text())["linears"]
+    assert all((record["mode"] == "uncovered") == ("_moe_gen" in record["linear"]) for record in records)
 
 
 def test_a_calibration_of_another_checkpoint_is_refused(

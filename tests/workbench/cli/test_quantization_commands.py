@@ -1,0 +1,112 @@
+"""Calibrations, variants and recipes from the command line, with real jobs on the tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workbench.cli.main import run_command
+
+
+class CommandLine:
+    """Runs commands on one database and keeps what they print."""
+
+    def __init__(self, database: Path, capfd: Any) -> None:
+        self.database = database
+        self.capfd = capfd
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        self.capfd.readouterr()
+        found = run_command(["--db", str(self.database), *arguments])
+        out, self.err = self.capfd.readouterr()
+        assert found == code, self.err
+        return str(out)
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self(*arguments, "--json"))
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    return tmp_path_factory.mktemp("cli") / "runs.db"
+
+
+@pytest.fixture
+def run(database: Path, capfd: Any) -> CommandLine:
+    return CommandLine(database, capfd)
+
+
+def test_from_samples_to_a_variant(run: CommandLine, tiny_checkpoint: Path, golden: Path) -> None:
+    folder = run.database.parent
+    question = {
+        "interleave_array": [str(golden / "media" / "img1.png"), ["Look at it.", "What is it?", "red"]],
+        "element_dtype_array": ["image", "text"],
+        "istarget_in_interleave": [0, 1],
+    }
+    (folder / "questions.json").write_text(json.dumps({"0001": question}))
+    (folder / "prompts.json").write_text(json.dumps({"000000.png": "A red cube."}))
+    for name in ("questions", "prompts"):
+        suite, options = str(folder / f"{name}.json"), ("--device", "cpu", "--dtype", "float32")
+        done = run.json(
+            "calibrations", "run", str(tiny_checkpoint), "--suite", suite, "--name", name, *options
+        )
+        assert done["state"] == "succeeded" and done["result"]["samples"] == 1
+    merged = run.json("calibrations", "merge", "questions", "prompts", "--name", "both")
+    assert merged["samples"] == 2
+
+    shown = run.json("calibrations", "show", "both", "--min-tokens", "100")
+    assert len(shown["coverage"]) == 42
+    assert shown["too_few"] == []
+    assert "too few" in run("calibrations", "show", "questions")
+    assert [row["name"] for row in run.json("calibrations", "show")] == ["both", "prompts", "questions"]
+
+    options = ("--calibration", "both", "--group", "32", "--device", "cpu")
+    recipe = folder / "lenient.toml"
+    recipe.write_text(run("recipes", "show", "int4-awq").replace("min_tokens = 256", "min_tokens = 100"))
+    planned = run.json(
+        "variants", "quantize", str(tiny_checkpoint), "--recipe", str(recipe), *options, "--dry-run"
+    )
+    assert run.json("variants", "list") == []
+    done = run.json("variants", "quantize", str(tiny_checkpoint), "--recipe", str(recipe), *options)
+    assert done["result"]["size_bytes"] == planned["result"]["plan"]["size_bytes"]
+    (row,) = run.json("variants", "list")
+    assert row["name"] == "lance-tiny_int4-awq-g32" and row["parent"] == "lance-tiny"
+    record = run.json("variants", "show", row["name"])
+    assert len(record["linears"]) == 42 and record["calibration"]["name"] == "both"
+    assert "layers.2.mlp_moe_gen.down_proj" in run("variants", "show", row["path"])
+    assert row["name"] in run("variants", "list")
+    run("variants", "show", str(tiny_checkpoint), code=2)
+    assert "a checkpoint, not a variant" in run.err
+
+
+def test_recipes_are_listed_and_shown(run: CommandLine) -> None:
+    assert [recipe["name"] for recipe in run.json("recipes", "list")] == ["int4-awq", "int4-minmax"]
+    assert "int4 asym g128" in run("recipes", "list")
+    assert run.json("recipes", "show", "int4-minmax")["steps"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["recipes", "show", "int9"], "int9: no such recipe"),
+        (["variants", "quantize", "lance-demo"], "int4-awq looks at activations: give --calibration"),
+        (["variants", "quantize", "nowhere", "--recipe", "int4-minmax"], "nowhere: no checkpoint or variant"),
+        (["variants", "quantize", "lance-demo", "--calibration", "gone"], "gone: no such calibration"),
+        (["calibrations", "run", "lance-demo", "--name", "a/b"], "name 'a/b'"),
+        (["calibrations", "run", "lance-demo", "--suite", "gone.json"], "gone.json: no such suite"),
+        (["calibrations", "merge", "one", "--name", "x"], "one: no such calibration"),
+    ],
+)
+def test_wrong_requests_are_refused_before_a_job_is_queued(
+    run: CommandLine, arguments: list[str], message: str
+) -> None:
+    before = len(run.json("jobs", "list", "--all"))
+    run(*arguments, code=2)
+    assert message in run.err
+    assert run.err.startswith("error: ") and run.err.count("\n") == 1
+    assert len(run.json("jobs", "list", "--all")) == before

@@ -1,0 +1,149 @@
+"""``variants quantize|list|show``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from core.calibration.record import find_calibration
+from core.checkpoints.describe import describe, own_record
+from core.checkpoints.resolve import resolve
+from core.errors import UsageError
+from core.quantization import recipe as recipes
+from core.store.columns import size
+from workbench.cli.launch import detach_option, run_job
+from workbench.cli.session import Session, json_option, print_fields, print_json, print_table
+
+
+@click.group()
+def command() -> None:
+    """Quantize checkpoints; list and show variants."""
+
+
+@command.command("quantize")
+@click.argument("checkpoint")
+@click.option("--recipe", default="int4-awq", show_default=True, help="A recipe's name, or a TOML file.")
+@click.option(
+    "--group",
+    type=click.IntRange(1),
+    help="Weights that share a scale, in place of the recipe's own number.",
+)
+@click.option(
+    "--calibration", help="A calibration's name or folder; recipes that look at activations need one."
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The variant's folder, beside the database if not given.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--dry-run", is_flag=True, help="Only predict size and peak memory; nothing is written.")
+@detach_option
+@json_option
+@click.pass_context
+def quantize(
+    ctx: click.Context,
+    checkpoint: str,
+    recipe: str,
+    group: int | None,
+    calibration: str | None,
+    output: Path | None,
+    device: str,
+    dry_run: bool,
+    detach: bool,
+    as_json: bool,
+) -> None:
+    """Make a variant of a checkpoint by a recipe."""
+    store = ctx.obj.open(create=True)
+    # What is plainly wrong is said now, before a job is queued.
+    chosen = recipes.load(recipe).with_group(group)
+    resolve(checkpoint, store)
+    if calibration is not None:
+        find_calibration(store, calibration)
+    elif chosen.needs_calibration:
+        raise UsageError(
+            f"recipe {chosen.name} looks at activations: give --calibration, made by `calibrations run {checkpoint}`"
+        )
+    spec: dict[str, Any] = {
+        "checkpoint": _absolute(checkpoint),
+        "recipe": recipe if recipe in recipes.names() else str(Path(recipe).expanduser().resolve()),
+        "group": group,
+        "calibration": None if calibration is None else _absolute(calibration),
+        "output": None if output is None else str(output.expanduser().resolve()),
+        "device": device,
+        "dry_run": dry_run,
+    }
+    run_job(ctx, "quantize", spec, detach, as_json)
+
+
+def _absolute(name: str) -> str:
+    """A name as it is, an existing folder by its absolute path: a job may run elsewhere."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.is_dir() else name
+
+
+@command.command("list")
+@json_option
+@click.pass_obj
+def list_variants(session: Session, as_json: bool) -> None:
+    """List the variants made so far, by checkpoint."""
+    rows = session.open(readonly=True).checkpoints("variant")
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ["variant", "checkpoint", "recipe", "bits", "size", "loss", "path"],
+        [
+            [
+                row["name"],
+                row["parent"] or "",
+                row["recipe"] or "",
+                "" if row["bits"] is None else f"{row['bits']:.2f}",
+                "" if row["size_bytes"] is None else size(row["size_bytes"]),
+                _loss(row["details"].get("loss_after")),
+                row["path"] if Path(row["path"]).is_dir() else f"{row['path']} (gone)",
+            ]
+            for row in rows
+        ],
+        ["bits", "size", "loss"],
+    )
+
+
+@command.command("show")
+@click.argument("variant")
+@json_option
+@click.pass_obj
+def show_variant(session: Session, variant: str, as_json: bool) -> None:
+    """Show how a variant was made, linear by linear."""
+    folder = resolve(variant, None if Path(variant).expanduser().is_dir() else session.open(readonly=True))
+    info, record = describe(folder), own_record(folder)
+    if info.kind != "variant":
+        raise UsageError(f"{info.name}: a checkpoint, not a variant; see `checkpoints show {variant}`")
+    if as_json:
+        print_json(record)
+        return
+    shown = {key: value for key, value in record.items() if key not in ("linears", "files", "defaults")}
+    print_fields(shown | {"path": str(folder), "size_bytes": size(record["size_bytes"])})
+    click.echo()
+    print_table(
+        ["linear", "scheme", "scaling", "exponent", "rounded", "stored", "tokens"],
+        [
+            [
+                row["linear"].removeprefix("language_model.model."),
+                row["scheme"],
+                row["mode"],
+                f"{row['exponent']:.2f}" if row["mode"] in ("plain", "duo") else "",
+                _loss(row["loss_before"]),
+                _loss(row["loss_after"]),
+                "" if row["tokens"] is None else str(row["tokens"]),
+            ]
+            for row in record["linears"]
+        ],
+        ["exponent", "rounded", "stored", "tokens"],
+    )
+
+
+def _loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.2e}"
