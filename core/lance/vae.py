@@ -55,6 +55,34 @@ def diffusers_name(name: str) -> str:
     return name
 
 
+_TO_WAN = (
+    (r"^quant_conv\.", "conv1."),
+    (r"^post_quant_conv\.", "conv2."),
+    (r"\.conv1\.", ".residual.2."),
+    (r"\.conv2\.", ".residual.6."),
+    (r"\.norm1\.", ".residual.0."),
+    (r"\.norm2\.", ".residual.3."),
+    (r"\.conv_shortcut\.", ".shortcut."),
+    (r"^(encoder|decoder)\.conv_in\.", r"\1.conv1."),
+    (r"\.mid_block\.resnets\.0\.", ".middle.0."),
+    (r"\.mid_block\.attentions\.0\.", ".middle.1."),
+    (r"\.mid_block\.resnets\.1\.", ".middle.2."),
+    (r"\.down_blocks\.(\d+)\.resnets\.", r".downsamples.\1.downsamples."),
+    (r"\.down_blocks\.(\d+)\.downsampler\.", r".downsamples.\1.downsamples.2."),
+    (r"\.up_blocks\.(\d+)\.resnets\.", r".upsamples.\1.upsamples."),
+    (r"\.up_blocks\.(\d+)\.upsampler\.", r".upsamples.\1.upsamples.3."),
+    (r"\.norm_out\.", ".head.0."),
+    (r"\.conv_out\.", ".head.2."),
+)
+
+
+def wan_name(name: str) -> str:
+    """The name Wan2.2_VAE.pth gives the tensor that diffusers' AutoencoderKLWan calls ``name``."""
+    for pattern, replacement in _TO_WAN:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
 def read_vae_tensors(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of a VAE file by their Wan2.2 names; a .pth is read with ``weights_only=True``.
 
