@@ -91,20 +91,30 @@ class DrawingExaminer:
                 "velocity": self.velocities[-1],
             }
         if drawn.trace is not None:
-            self.kept[index] = trajectory.keep(drawn.trace)
+            times, latents = trajectory.points(drawn.trace)
+            velocities = self._velocities(sample, times, latents)
+            self.kept[index] = trajectory.Trajectory(times, latents, velocities)
         return fields
 
     @torch.inference_mode()
+    def _velocities(self, sample: Sample, times: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """This model's conditional velocities float32 [S, K, 48] at x_t [S, K, 48] and times [S].
+
+        The baseline's are taken this way too and not from its sampler, which on a GPU batches the guidance
+        passes and so rounds differently.
+        """
+        reader = drawing(self.pipeline, sample.prompt, self.settings.height, self.settings.width)
+        found = [
+            reader.velocity(x.to(self.pipeline.device), moment).float().cpu()
+            for moment, x in zip(times.tolist(), latents, strict=True)
+        ]
+        return torch.stack(found)
+
     def _velocity_error(self, sample: Sample, reference: trajectory.Trajectory) -> float:
         """Mean over the kept steps of the relative error of the velocity at the baseline's x_t."""
-        reader = drawing(self.pipeline, sample.prompt, self.settings.height, self.settings.width)
-        errors = []
-        for moment, latents, velocity in zip(
-            reference.times.tolist(), reference.latents, reference.velocities, strict=True
-        ):
-            mine = reader.velocity(latents.to(self.pipeline.device), moment).cpu()
-            errors.append(trajectory.relative_error(velocity, mine))
-        return statistics.mean(errors).value
+        mine = self._velocities(sample, reference.times, reference.latents)
+        errors = map(trajectory.relative_error, reference.velocities, mine)
+        return statistics.mean(list(errors)).value
 
     def scores(self) -> dict[str, float | None]:
         """The run's aggregate scores with their intervals."""

@@ -47,10 +47,10 @@ class _Progress:
 def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     """Evaluate as ``spec`` says; ``{"runs": [ids], "baselines": [ids of bf16 runs made for it]}``.
 
-    A spec has ``checkpoint`` (name or path), ``suites``, and optionally ``limit`` (a number of samples for all
-    suites, or one for each by its name), ``baseline``, ``device``, ``dtype`` and ``resolution``. The baseline
-    ``"auto"`` is the bf16 run of the same samples and settings; for a variant it is run first where there is
-    none. A number is that run; None scores against the truth alone.
+    A spec has ``checkpoint`` (name or path), ``suites``, and optionally ``limit`` (a number of samples for
+    all suites, or one for each by its name), ``baseline``, ``device``, ``dtype`` and ``resolution``. The
+    baseline ``"auto"`` is the bf16 run of the same samples and settings; for a variant it is run first where
+    there is none. A number is that run; None scores against the truth alone.
 
     Raises:
         UsageError: an unknown name, suite, device or baseline, or settings that do not work.

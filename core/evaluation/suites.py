@@ -31,6 +31,9 @@ UPSTREAM_SEED = 42
 
 PIXELS_PER_LATENT = 16
 
+MAX_NEW_TOKENS = 256
+"""Lance never answers at greater length."""
+
 
 @dataclass(frozen=True)
 class DrawnPicture:
@@ -102,22 +105,22 @@ class Settings:
     num_steps: int
     timestep_shift: float
     cfg_text_scale: float
-    max_new_tokens: int = 256
+    max_new_tokens: int = MAX_NEW_TOKENS
 
     @classmethod
     def combine(cls, *layers: dict[str, Any]) -> Settings:
         """Settings from dicts, later over earlier; keys that are no setting, and None values, are skipped.
 
         Raises:
-            UsageError: a size Lance cannot draw, or answers of no tokens.
+            UsageError: a size Lance cannot draw, or a length of answers that is not Lance's.
         """
         names = {entry.name for entry in dataclasses.fields(cls)}
         merged: dict[str, Any] = {}
         for layer in layers:
             merged |= {key: value for key, value in layer.items() if key in names and value is not None}
         check_size(merged["height"], merged["width"])
-        if merged.get("max_new_tokens", 1) < 1:
-            raise UsageError(f"max_new_tokens {merged['max_new_tokens']}: wanted at least 1")
+        if not 1 <= merged.get("max_new_tokens", 1) <= MAX_NEW_TOKENS:
+            raise UsageError(f"max_new_tokens {merged['max_new_tokens']}: wanted 1 to {MAX_NEW_TOKENS}")
         return cls(**merged)
 
 

@@ -37,14 +37,11 @@ def strata(num_steps: int, count: int = STRATA) -> list[int]:
     return [int((part + 0.5) * num_steps / count) for part in range(count)]
 
 
-def keep(trace: Trace) -> Trajectory:
-    """The stratified steps of a sampler's trace."""
+def points(trace: Trace) -> tuple[torch.Tensor, torch.Tensor]:
+    """``times`` and ``latents`` of the stratified steps of a sampler's trace."""
     steps = strata(len(trace.times))
-    return Trajectory(
-        times=torch.tensor([trace.times[step] for step in steps]),
-        latents=torch.stack([trace.latents[step] for step in steps]).float(),
-        velocities=torch.stack([trace.conditional[step] for step in steps]).float(),
-    )
+    times = torch.tensor([trace.times[step] for step in steps])
+    return times, torch.stack([trace.latents[step] for step in steps]).float()
 
 
 def relative_error(reference: torch.Tensor, candidate: torch.Tensor) -> float:

@@ -38,7 +38,9 @@ _DRAWING = {"out": "--out", "height": "--height", "width": "--width", "steps": "
 @click.option("--instruction", help="x2t_image: the system turn; Lance's own by default.")
 @click.option("--resolution", help="x2t_image: the size preset; the checkpoint's by default.")
 @click.option(
-    "--max-new-tokens", type=click.IntRange(1), help="x2t_image: stop here at the latest; 256 by default."
+    "--max-new-tokens",
+    type=click.IntRange(1, 256),
+    help="x2t_image: stop here at the latest; 256 by default.",
 )
 @click.option("--out", type=_FILE, help="t2i: the PNG file to write.")
 @click.option(

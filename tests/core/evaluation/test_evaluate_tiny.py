@@ -207,6 +207,14 @@ def test_a_source_that_changed_since_is_refused(
     assert job.run(_spec(tmp_path / "variant", suites[0], limit=1), Context(store))["runs"]  # type: ignore[arg-type]
 
 
+def test_each_suite_may_have_a_limit_of_its_own(
+    store: Store, brief_checkpoint: Path, suites: tuple[str, str]
+) -> None:
+    limits = {suites[0]: 2, suites[1]: 1}
+    made = job.run(_spec(brief_checkpoint, *suites, limit=limits), Context(store))["runs"]  # type: ignore[arg-type]
+    assert [store.run(run_id)["samples"] for run_id in made] == [2, 1]
+
+
 def test_a_baseline_of_other_samples_is_refused(
     store: Store, brief_checkpoint: Path, suites: tuple[str, str]
 ) -> None:
