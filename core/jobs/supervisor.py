@@ -78,19 +78,32 @@ def _close(store: Store, row: Row, end: End, log: Path) -> None:
     message = (
         f"the worker was {how}" + (", the machine was restarted" if reboot else "") + "; retry runs it again"
     )
-    moved(store, row["id"], "lost", since=("starting", "running"), attempt=attempt, message=message,
-          error_class="Lost", **facts)  # fmt: skip
+    moved(
+        store, row["id"], "lost", since=("starting", "running"), attempt=attempt,
+        message=message, error_class="Lost", **facts,
+    )  # fmt: skip
 
 
-def reconcile(store: Store, executor: Executor | None = None) -> None:
+def reconcile(store: Store, executor: Executor | None = None, watched: set[int] | None = None) -> None:
     """Close the jobs of this host whose workers are gone. Any client may call it; the supervisor does all the
-    time."""
+    time.
+
+    ``watched`` is what a caller who stays keeps between calls: jobs whose workers were alive the last time. A
+    worker that wrote its own end has still to be reaped, and what it left running to be stopped.
+    """
     executor = executor or LocalExecutor(store)
-    for row in table.jobs(store, states=table.ACTIVE):
-        if row["host"] != socket.gethostname():
-            continue  # another machine's pids say nothing here
+    watched = set() if watched is None else watched
+    rows = {row["id"]: row for row in table.jobs(store, states=table.ACTIVE)}
+    for job_id in watched - rows.keys():
+        rows[job_id] = table.job(store, job_id)
+    for job_id, row in rows.items():
+        watched.discard(job_id)
+        if row["host"] != socket.gethostname() or row["state"] == "queued":
+            continue  # another machine's pids say nothing here, and a queued job has no worker
         end = executor.status(row)
-        if end is not None:
+        if end is None:
+            watched.add(job_id)
+        else:
             _close(store, row, end, executor.logs(row))
 
 
@@ -120,6 +133,7 @@ class Supervisor:
         self._executor: Executor = executor or LocalExecutor(store)
         self._slots: list[Slot] = slots()
         self._told: set[tuple[int, int]] = set()
+        self._watched: set[int] = set()
 
     def run(self) -> None:
         """Supervise until there has been nothing to do for ``idle_s``; returns at once if another supervisor
@@ -150,10 +164,10 @@ class Supervisor:
 
     def step(self) -> bool:
         """Look once at everything; whether there is anything left to do."""
-        reconcile(self._store, self._executor)
+        reconcile(self._store, self._executor, self._watched)
         self._stop_cancelled()
         self._start_queued()
-        return table.unfinished(self._store) > 0
+        return table.unfinished(self._store) > 0 or bool(self._watched)
 
     def _stop_cancelled(self) -> None:
         for row in table.jobs(self._store, states=("cancelling",)):
