@@ -106,3 +106,19 @@ def sha256_file(path: Path) -> str:
 def sha256_text(text: str) -> str:
     """The SHA-256 of UTF-8 ``text``, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_room(path: Path, nbytes: int) -> None:
+    """Check that ``nbytes`` fit on the disk that ``path`` is, or will be, on.
+
+    Raises:
+        WorkbenchError: they do not.
+    """
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < nbytes:
+        raise WorkbenchError(
+            f"{path}: {nbytes / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; free some space or choose another place"
+        )

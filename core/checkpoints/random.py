@@ -29,8 +29,8 @@ from core.checkpoints.sizes import Sizes
 from core.checkpoints.source import INDEX_FILE
 from core.checkpoints.stream import Slot, header, write_stream
 from core.demo import CHECKPOINT
-from core.errors import CheckpointError, UsageError, WorkbenchError
-from core.files import replacing_folder, write_text
+from core.errors import CheckpointError, UsageError
+from core.files import check_room, replacing_folder, write_text
 from core.lance.config import MAX_LATENT_FRAMES, MAX_LATENT_SIDE, LanceConfig
 from core.lance.latents import latent_position_rows
 from core.lance.loading import VISION_PREFIX, empty_lance
@@ -172,22 +172,6 @@ def _pieces(pool: ThreadPoolExecutor, ahead: int, tasks: Iterator[Callable[[], b
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-def check_room(folder: Path, nbytes: int) -> None:
-    """Check that ``nbytes`` fit on the disk that ``folder`` is, or will be, on.
-
-    Raises:
-        WorkbenchError: they do not.
-    """
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < nbytes:
-        raise WorkbenchError(
-            f"{folder}: {nbytes / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; free some space or choose another place"
-        )
 
 
 def write_random(

@@ -177,7 +177,7 @@ def test_what_cannot_be_written_is_said_first(
     with pytest.raises(WorkbenchError, match=r"the tokenizer's vocab\.json is missing"):
         write_random(tmp_path / "made", plan(TINY), tokenizer=tmp_path)
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(random_checkpoints.shutil, "disk_usage", lambda place: usage(10, 9, 1000))
+    monkeypatch.setattr("core.files.shutil.disk_usage", lambda place: usage(10, 9, 1000))
     with pytest.raises(WorkbenchError, match=r"made: 0\.0 GB needed, 0\.0 GB free; free some space"):
         write_random(tmp_path / "made", plan(TINY), tokenizer=tokenizer)
     assert not (tmp_path / "made").exists()
