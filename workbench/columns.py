@@ -55,12 +55,12 @@ def described(row: Row) -> str:
         f"run {row['id']}",
         str(row["recipe"] or row["kind"]),
         " ".join(str(row[key]) for key in ("suite", "task") if row[key]),
+        f"[{row['tags']}]" if row["tags"] else "",
+        str(row["note"] or ""),
         f"{row['samples']} samples" if row["samples"] else "",
         row["state"] if row["state"] != "succeeded" else "",
         str(row["created_at"])[:16].replace("T", " "),
         data.duration(row["duration_s"]) if row["duration_s"] is not None else "",
         str(row["device"] or ""),
-        f"[{row['tags']}]" if row["tags"] else "",
-        str(row["note"] or ""),
     ]
     return " · ".join(part for part in parts if part)

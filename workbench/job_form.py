@@ -42,6 +42,9 @@ def fields(store: Store, subject: str | None) -> list[Field]:
     chosen = subject if subject is not None and subject in names else NAME
     recipes, known_suites = recipe.names(), suites.names()
     calibrations = [row["name"] for row in store.calibrations()]
+    suite = "demo-x2t" if "demo-x2t" in known_suites else "".join(known_suites[:1])
+    if len(known_suites) > 1:
+        known_suites.append(" ".join(known_suites))
     making, measuring = ("chain", "quantize"), ("chain", "evaluate")
     return [
         Field("kind", "what", KINDS, "chain: calibrate, then quantize, then evaluate",
@@ -56,8 +59,7 @@ def fields(store: Store, subject: str | None) -> list[Field]:
               (" ".join(TASKS), *TASKS)),
         Field("calibrate_samples", "samples each", ("chain", "calibrate"), "samples of each task to calibrate on", "16",
               ("16", "48", "128")),
-        Field("suites", "suites", measuring, "names or JSON files, separated by blanks",
-              known_suites[0] if len(known_suites) == 1 else "demo-x2t", (*known_suites, " ".join(known_suites))),
+        Field("suites", "suites", measuring, "names or JSON files, separated by blanks", suite, known_suites),
         Field("limit", "samples", measuring, "the first so many of each suite; empty: all", "", ("24", "50", "200")),
         Field("device", "device", KINDS, "auto takes a GPU where there is one", "auto", ("auto", "cpu", "cuda:0")),
     ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
 from workbench.screens.modal import Modal
@@ -14,6 +15,7 @@ from workbench.widgets.choices import Choice, Choices
 class Choose(Modal[list[str]]):
     """Answers with the keys that are ticked, in the order of the list, or None."""
 
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("a", "all", show=False)]
     FOOT: ClassVar[str] = "space ticks · a all · enter accepts"
 
     def __init__(self, title: str, choices: Sequence[tuple[str, str]], ticked: set[str]) -> None:
@@ -30,11 +32,11 @@ class Choose(Modal[list[str]]):
         self.query_one("#box").border_title = self.title_text
         self.list.focus()
 
-    def key_a(self) -> None:
+    def action_all(self) -> None:
         every = {choice.key for choice in self.choices}
         self.list.ticked = set() if self.list.ticked == every else every
         self.list.refresh()
 
-    def key_enter(self) -> None:
+    def on_choices_accepted(self) -> None:
         ticked = self.list.ticked or set()
         self.dismiss([choice.key for choice in self.choices if choice.key in ticked])

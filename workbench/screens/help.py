@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
+from textual.binding import Binding, BindingType
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -64,6 +65,7 @@ class Help(Modal[None]):
     """The help box."""
 
     BOX_TITLE: ClassVar[str] = "Help"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("question_mark,q", "dismiss_box", show=False)]
 
     def __init__(self, area: str) -> None:
         super().__init__()
@@ -81,9 +83,3 @@ class Help(Modal[None]):
 
     def _fill(self) -> None:
         self.document.show(lines_of(self.area, max(20, self.document.size.width - 2)))
-
-    def key_question_mark(self) -> None:
-        self.dismiss(None)
-
-    def key_q(self) -> None:
-        self.dismiss(None)

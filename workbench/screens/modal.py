@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widget import Widget
@@ -22,6 +23,8 @@ class Modal(ModalScreen[Result]):
     CSS_PATH: ClassVar[str | Path | None] = Path(__file__).with_name("modal.tcss")
     BOX_TITLE: ClassVar[str] = ""
     FOOT: ClassVar[str] = "esc closes"
+    # Bindings and not key_ methods: after those the key would go on to the screen below.
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss_box", show=False)]
     app: WorkbenchApp
 
     def compose(self) -> Iterable[Widget]:
@@ -34,5 +37,5 @@ class Modal(ModalScreen[Result]):
         """The widgets in the box."""
         raise NotImplementedError
 
-    def key_escape(self) -> None:
+    def action_dismiss_box(self) -> None:
         self.dismiss(None)

@@ -37,6 +37,9 @@ class Choices(Widget, can_focus=True):
             super().__init__()
             self.choice = choice
 
+    class Accepted(Message):
+        """Enter was pressed where choices can be ticked."""
+
     def __init__(self, choices: Sequence[Choice], ticked: set[str] | None = None) -> None:
         super().__init__()
         self.choices = list(choices)
@@ -107,6 +110,9 @@ class Choices(Widget, can_focus=True):
         elif event.key == "space" and self.ticked is not None:
             self.toggle()
             event.stop()
-        elif event.key == "enter" and self.ticked is None:
-            self.pick()
+        elif event.key == "enter":
+            if self.ticked is None:
+                self.pick()
+            else:
+                self.post_message(self.Accepted())
             event.stop()
