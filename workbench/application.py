@@ -140,6 +140,19 @@ class WorkbenchApp(App[None]):
         self.copy_to_clipboard(text)
         self.say(f"copied {what}: {len(text.encode())} bytes sent to the terminal's clipboard (OSC 52)")
 
+    def supervise(self) -> None:
+        """See that somebody runs the jobs there are; in a thread, because starting a process takes a while."""
+        self.run_worker(self._supervise, thread=True, group="supervise", exit_on_error=False)
+
+    def _supervise(self) -> None:
+        from core import jobs
+
+        try:
+            with Store.open(self.store.path) as store:
+                jobs.ensure_supervisor(store)
+        except WorkbenchError as error:
+            self.call_from_thread(self.say, str(error), bad=True)
+
     # --- actions --------------------------------------------------------------------------------------------------
 
     async def go_to(self, area: str) -> AreaScreen:
@@ -189,6 +202,7 @@ class WorkbenchApp(App[None]):
 
     def _job_started(self, ids: list[int] | None) -> None:
         if ids:
+            self.supervise()
             self.look_again()
             self.say(
                 f"started job {' → '.join(map(str, ids))}; 3 shows its progress, and it goes on if you quit"

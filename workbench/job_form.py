@@ -218,9 +218,8 @@ def specs(store: Store, values: Mapping[str, str]) -> list[tuple[str, dict[str, 
 
 
 def start(store: Store, values: Mapping[str, str]) -> list[int]:
-    """Queue the jobs and see that they are run; their ids."""
+    """Queue the jobs; their ids."""
     ids: list[int] = []
     for kind, spec in specs(store, values):
         ids.append(jobs.submit(store, kind, spec, depends_on=ids[-1:]))
-    jobs.ensure_supervisor(store)
     return ids

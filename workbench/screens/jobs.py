@@ -133,6 +133,10 @@ class JobsScreen(AreaScreen):
     def on_mount(self) -> None:
         self.set_interval(LOG_S, self._look_at_log)
 
+    def on_screen_resume(self) -> None:  # Textual calls the base class's as well
+        if self.app.active_jobs:
+            self.app.supervise()
+
     def _look_at_log(self) -> None:
         row = self.table.row
         if self.is_current and row is not None and row["state"] not in jobs.FINISHED:
@@ -202,6 +206,7 @@ class JobsScreen(AreaScreen):
         number = self._job()["id"]
         again = self._job()["state"] == "cancelling"
         state = jobs.cancel(self.app.store, number)
+        self.app.supervise()
         self.app.look_again()
         if state == "cancelled":
             self.app.say(f"job {number} is cancelled")
@@ -213,7 +218,7 @@ class JobsScreen(AreaScreen):
     def action_retry(self) -> None:
         number = self._job()["id"]
         jobs.retry(self.app.store, number)
-        jobs.ensure_supervisor(self.app.store)
+        self.app.supervise()
         self.app.look_again()
         self.app.say(f"job {number} is queued again")
 

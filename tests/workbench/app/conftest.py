@@ -190,6 +190,14 @@ def database(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path / "work" / "runs.db"
 
 
+@pytest.fixture(autouse=True)
+def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Databases for which a supervisor was asked for, instead of starting one."""
+    asked: list[Path] = []
+    monkeypatch.setattr(jobs, "ensure_supervisor", lambda store: asked.append(store.path))
+    return asked
+
+
 @pytest.fixture(scope="session")
 def many_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with 10,000 runs."""

@@ -15,14 +15,6 @@ from workbench import actions, job_form
 from workbench.screens.jobs import JobsScreen
 
 
-@pytest.fixture
-def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Databases for which a supervisor was asked for, instead of starting one."""
-    asked: list[Path] = []
-    monkeypatch.setattr(jobs, "ensure_supervisor", lambda store: asked.append(store.path))
-    return asked
-
-
 async def test_jobs_show_state_progress_and_the_log_of_the_one_chosen(open_app: Any, database: Path) -> None:
     async with open_app(database) as screen:
         shown = await screen.press("3")
@@ -67,6 +59,7 @@ async def test_a_failed_job_is_retried(open_app: Any, database: Path, submitted:
     async with open_app(database) as screen:
         shown = await screen.press("3")
         assert "failed · out of memory" in shown
+        submitted.clear()
         shown = await screen.press("r")
         assert "job 2 is queued again" in shown and submitted == [database]
 
