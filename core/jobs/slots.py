@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
-
-from core.store.manifest import gpus
 
 
 class Slot(NamedTuple):
@@ -41,17 +38,21 @@ class Slot(NamedTuple):
         if self.gpu is None:
             return None
         runtime = os.environ.get("XDG_RUNTIME_DIR")
+        import tempfile
+
         base = Path(runtime) if runtime else Path(tempfile.gettempdir()) / f"lance-workbench-{os.getuid()}"
         return base / f"lance-workbench-{self.name}.lock"
 
 
 def slots() -> list[Slot]:
     """This machine's places: the GPUs that ``CUDA_VISIBLE_DEVICES`` leaves, then the processor."""
+    from core.store import manifest  # what only supervisors and workers pay for
+
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     allowed = None if visible is None else {part.strip() for part in visible.split(",")}
     found = [
         Slot(gpu["uuid"], int(gpu["index"]))
-        for gpu in gpus()
+        for gpu in manifest.gpus()
         if allowed is None or gpu["index"] in allowed or gpu["uuid"] in allowed
     ]
     return [*found, Slot("cpu", alone=not found)]

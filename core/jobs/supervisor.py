@@ -17,8 +17,8 @@ from pathlib import Path
 from core.errors import WorkbenchError
 from core.jobs import processes, table
 from core.jobs.executor import End, Executor, LocalExecutor, Row, python_command, python_environment
+from core.jobs.logs import last_line
 from core.jobs.slots import Slot, slots
-from core.jobs.worker import one_line
 from core.store import Store
 from core.store.clock import seconds_since
 
@@ -33,17 +33,6 @@ _started: list[subprocess.Popen[bytes]] = []  # kept so that they are reaped, no
 def lock_path(store: Store) -> Path:
     """The file whose lock elects the supervisor."""
     return store.path.with_name(store.path.name + ".supervisor.lock")
-
-
-def last_line(log: Path) -> str:
-    """The last line of a log that says something, read from its last 4 KiB; empty if there is none."""
-    try:
-        with log.open("rb") as stream:
-            stream.seek(max(0, stream.seek(0, os.SEEK_END) - 4096))
-            lines = stream.read().decode(errors="replace").replace("\r", "\n").split("\n")
-    except OSError:
-        return ""
-    return next((one_line(line) for line in reversed(lines) if line.strip()), "")
 
 
 def _close(store: Store, row: Row, end: End, log: Path) -> None:
@@ -138,7 +127,8 @@ class Supervisor:
     def run(self) -> None:
         """Supervise until there has been nothing to do for ``idle_s``; returns at once if another supervisor
         is there."""
-        while (lock := processes.take_lock(lock_path(self._store))) is not None:
+        # Who only looks whether the lock is held has it for an instant, so one refusal does not mean a supervisor.
+        while (lock := processes.take_lock(lock_path(self._store), wait_s=0.5)) is not None:
             try:
                 self._loop()
                 self._store.flush_log()

@@ -18,17 +18,12 @@ from typing import Any
 from core.errors import Cancelled, WorkbenchError
 from core.jobs import kinds, processes, table
 from core.jobs.context import JobContext
+from core.jobs.logs import one_line
 from core.jobs.slots import by_name
 from core.store import Store
 from core.store.clock import now
 
 _LIVE = ("running", "cancelling")
-
-
-def one_line(text: object) -> str:
-    """``text`` on one line of at most 500 characters."""
-    line = " ".join(str(text).split())
-    return line if len(line) <= 500 else line[:499] + "…"
 
 
 def run(db: Path, job_id: int, attempt: int) -> int:
@@ -73,6 +68,12 @@ def run(db: Path, job_id: int, attempt: int) -> int:
         return _record(store, context, attempt, state, fields)
 
 
+def _say(text: str) -> None:
+    """Write to the log, which may be on the full disk that is being reported."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
 def _outcome(row: Mapping[str, Any], context: JobContext) -> tuple[str, dict[str, Any]]:
     """Run the handler; the job's final state and the columns that go with it."""
 
@@ -103,15 +104,14 @@ def _outcome(row: Mapping[str, Any], context: JobContext) -> tuple[str, dict[str
             "error_class": "Cancelled",
         }
     except WorkbenchError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        _say(f"error: {error}")
         return "failed", {
             "message": one_line(error),
             "error_class": type(error).__name__,
             "exit_code": error.exit_code,
         }
     except BaseException as error:
-        traceback.print_exc()
-        sys.stderr.flush()
+        _say(traceback.format_exc())
         return "failed", {
             "message": one_line(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__),
             "error_class": type(error).__name__,
@@ -142,7 +142,7 @@ def _record(store: Store, context: JobContext, attempt: int, state: str, fields:
         except WorkbenchError as error:
             if last:
                 # The log's last line becomes the row's message, once the supervisor can write it.
-                print(f"error: {fields.get('message') or one_line(error)}", file=sys.stderr, flush=True)
+                _say(f"error: {fields.get('message') or one_line(error)}")
             else:
                 time.sleep(1.0)
     return 1

@@ -15,7 +15,7 @@ from typing import Any
 
 from core.errors import UsageError
 from core.store.clock import now
-from core.store.columns import MISSING, Column, interval_text
+from core.store.columns import Column, interval_text
 
 FORMATS = ("markdown", "csv", "json")
 
@@ -150,15 +150,3 @@ def plain_table(rows: Sequence[Sequence[str]], titles: Sequence[str], right: Seq
         for row in cells
     )
     return "\n".join(lines) + "\n"
-
-
-__all__ = [
-    "FORMATS",
-    "MISSING",
-    "footnote",
-    "markdown_cell",
-    "markdown_table",
-    "plain_table",
-    "table",
-    "versions_of",
-]

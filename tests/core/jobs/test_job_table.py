@@ -145,7 +145,7 @@ def test_jobs_go_where_they_ask_to(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu.environment() == {"CUDA_VISIBLE_DEVICES": "GPU-a"}
 
     two = [{"index": "0", "uuid": "GPU-a"}, {"index": "1", "uuid": "GPU-b"}]
-    monkeypatch.setattr("core.jobs.slots.gpus", lambda: two)
+    monkeypatch.setattr("core.store.manifest.gpus", lambda: two)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [slot.name for slot in slots()] == ["GPU-a", "GPU-b", "cpu"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
