@@ -228,23 +228,18 @@ class Database:
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def seal(self) -> None:
-        """Leave one self-contained file: everything checkpointed into it, no -wal or -shm beside it, no free
-        pages.
+        """Leave one self-contained file: no -wal or -shm beside it, no free pages, everything in it.
 
-        For a database that is to be committed or copied. Opening it again works, and it stays sealed until
-        the first write.
+        For a database that is to be committed or copied. Opening it again works, and it stays sealed until the
+        first write. Waits some seconds for other processes to close it, such as a supervisor about to leave.
 
         Raises:
-            RetryLater: another process has it open.
+            RetryLater: another process keeps it open.
         """
         with self._lock:
             try:
                 self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                mode = self._conn.execute("PRAGMA journal_mode = DELETE").fetchone()[0]
-                if mode != "delete":
-                    raise RetryLater(
-                        f"{self.path}: another process has the database open; close it and seal again"
-                    )
+                self._set_journal_mode("delete")
                 self._conn.execute("VACUUM")
                 self._journal_ready = False
             except sqlite3.Error as error:
@@ -310,13 +305,16 @@ class Database:
                 f"{self.path} lies on {network}, where SQLite is slow and locking is unreliable; "
                 "better keep it on a local disk (--db, LANCE_WORKBENCH_DB)"
             )
-        wanted = "delete" if network else "wal"
+        self._set_journal_mode("delete" if network else "wal")
+        self._journal_ready = True
+
+    def _set_journal_mode(self, wanted: str) -> None:
         # Changing the mode needs the file alone for an instant, and SQLite does not wait for that by itself.
         deadline = time.monotonic() + BUSY_TIMEOUT_S
         while True:
             try:
                 if self._conn.execute(f"PRAGMA journal_mode = {wanted}").fetchone()[0] == wanted:
-                    break
+                    return
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error):
                     raise
@@ -325,7 +323,6 @@ class Database:
                     f"{self.path}: another process keeps the database open; try again in a moment"
                 )
             time.sleep(0.02)
-        self._journal_ready = True
 
 
 def _check_file(path: Path) -> None:
