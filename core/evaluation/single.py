@@ -1,25 +1,29 @@
-"""One answer or one picture on request, with a checkpoint or any variant; nothing is recorded."""
+"""One run of any task on request, with a checkpoint or any variant; nothing is recorded."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from core.checkpoints.describe import describe
 from core.checkpoints.resolve import resolve
-from core.errors import UsageError
-from core.evaluation.answers import check_resolution
 from core.evaluation.drawings import sampling
 from core.evaluation.suites import Settings
-from core.files import replacing
-from core.lance.generation import Understanding, decode_text, imagine
+from core.lance import tasks
+from core.lance.generation import MAX_NEW_TOKENS, Answer
 from core.lance.loading import Pipeline
 from core.lance.preprocess import read_image
-from core.lance.prompts import INSTRUCTION_IMAGE
+from core.lance.requests import (
+    UNDERSTANDING_TASKS,
+    Request,
+    check_checkpoint,
+    check_inputs,
+    target_frames,
+)
+from core.lance.sampler import Sampling
+from core.lance.video import check_name, read_clip, write_media
 from core.runtime import enforcement, load_model, pick_device, pick_dtype
 from core.store import Store
 
@@ -27,13 +31,37 @@ Said = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What to do, in files and numbers; what is None takes the checkpoint's default."""
+
+    task: str
+    prompt: str
+    """Question, caption or editing instruction."""
+    images: tuple[Path, ...] = ()
+    videos: tuple[Path, ...] = ()
+    out: Path | None = None
+    """Where a picture or clip is written; needed by tasks that make one."""
+    instruction: str | None = None
+    resolution: str | None = None
+    max_new_tokens: int = MAX_NEW_TOKENS
+    height: int | None = None
+    width: int | None = None
+    frames: int | None = None
+    steps: int | None = None
+    shift: float | None = None
+    cfg: float | None = None
+    seed: int = 42
+
+
+@dataclass(frozen=True)
 class Result:
-    """What was made: ``text`` and its ``tokens``, or the picture at ``out``; ``seconds`` without the loading."""
+    """What was made: ``text`` and its ``tokens``, or ``frames`` at ``out``; ``seconds`` without the loading."""
 
     checkpoint: str
     text: str | None
     tokens: list[int] | None
     out: str | None
+    frames: int | None
     seconds: float
     device: str
     dtype: str
@@ -41,7 +69,7 @@ class Result:
 
 
 class Session:
-    """A checkpoint or variant opened for one request. The model is loaded when the first request passed its checks."""
+    """A checkpoint or variant opened for one request. The model is loaded when the request passed its checks."""
 
     def __init__(self, name: str, store: Store | None, device: str, dtype: str, say: Said) -> None:
         """Find the checkpoint.
@@ -60,84 +88,99 @@ class Session:
         pipeline = load_model(self.info.path, self.device, self.dtype)
         return pipeline, enforcement(pipeline).kernel_path
 
-    def _result(
-        self, kernel_path: str, seconds: float, text: str | None, tokens: list[int] | None, out: Path | None
-    ) -> Result:
-        dtype = str(self.dtype).removeprefix("torch.")
-        place = None if out is None else str(out)
-        return Result(self.info.name, text, tokens, place, seconds, str(self.device), dtype, kernel_path)
-
-    @torch.inference_mode()
-    def answer(
-        self,
-        images: Sequence[Path],
-        prompt: str,
-        instruction: str | None = None,
-        resolution: str | None = None,
-        max_new_tokens: int = 256,
-    ) -> Result:
-        """Answer a question about pictures in files.
-
-        Raises:
-            DataError: a picture is missing or none.
-            UsageError: no picture, an unknown resolution, structure markers in the question.
-        """
-        if not images:
-            raise UsageError("x2t_image needs a picture; give one with --image FILE")
-        chosen = resolution or str(self.info.defaults["resolution"])
-        check_resolution(chosen)
-        pictures = [read_image(path) for path in images]
-        pipeline, kernel_path = self._load()
-        started = time.perf_counter()
-        read = Understanding.of_images(pipeline, pictures, prompt, instruction or INSTRUCTION_IMAGE, chosen)
-        self.say(f"prompt of {len(read.packed.ids)} tokens read")
-        tokens: list[int] = []
-        for token, _ in read.steps(max_new_tokens):
-            tokens.append(token)
-            self.say(f"token {len(tokens)}")
-        text = decode_text(pipeline, tokens)
-        return self._result(kernel_path, time.perf_counter() - started, text, tokens, None)
-
-    def draw(
-        self,
-        prompt: str,
-        out: Path,
-        height: int | None = None,
-        width: int | None = None,
-        steps: int | None = None,
-        shift: float | None = None,
-        cfg: float | None = None,
-        seed: int = 42,
-    ) -> Result:
-        """Draw a picture from a prompt into a PNG file; what is None takes the checkpoint's default.
-
-        Raises:
-            UsageError: a size that is no multiple of 16 px, sampler settings that do not work, another file
-            ending.
-        """
-        if out.suffix.lower() != ".png":
-            raise UsageError(f"{out}: wanted a name ending in .png")
-        asked = {
-            "height": height,
-            "width": width,
-            "num_steps": steps,
-            "timestep_shift": shift,
-            "cfg_text_scale": cfg,
-        }
-        settings = Settings.combine(self.info.defaults, asked)
-        sampler = sampling(settings)
-        pipeline, kernel_path = self._load()
-        started = time.perf_counter()
-        drawn = imagine(
-            pipeline,
-            prompt,
-            settings.height,
-            settings.width,
-            sampler,
-            seed=seed,
-            progress=lambda done, total: self.say(f"step {done} of {total}"),
+    def _read(self, asked: Asked) -> tuple[Request, Sampling]:
+        """Check everything that can be checked without the model, and read the files."""
+        check_inputs(
+            asked.task,
+            len(asked.images),
+            len(asked.videos),
+            resolution=asked.resolution,
+            height=asked.height,
+            width=asked.width,
+            num_frames=asked.frames,
+            instruction=asked.instruction,
         )
+        check_checkpoint(self.info.path, asked.task)
+        chosen = {
+            "resolution": asked.resolution,
+            "height": asked.height,
+            "width": asked.width,
+            "num_steps": asked.steps,
+            "timestep_shift": asked.shift,
+            "cfg_text_scale": asked.cfg,
+        }
+        settings = Settings.combine(self.info.defaults, chosen)
+        sampler = sampling(settings)
+        clips = [read_clip(path) for path in asked.videos]
+        if asked.out is not None:
+            source = len(clips[0].frames) if clips else 1
+            check_name(asked.out, target_frames(asked.task, asked.frames, source))
+        request = Request(
+            asked.task,
+            asked.prompt,
+            (*(read_image(path) for path in asked.images), *clips),
+            asked.instruction,
+            settings.resolution,
+            asked.height,
+            asked.width,
+            asked.frames,
+            asked.seed,
+        )
+        return request, sampler
+
+    def run(self, asked: Asked) -> Result:
+        """Do what is asked; a picture or clip is written to ``asked.out``.
+
+        Raises:
+            UsageError: inputs or settings that do not fit the task, structure markers in the words, a name of another
+                ending.
+            DataError: a picture or video is missing or none.
+            CheckpointError: a checkpoint not made for the task, or a damaged one.
+        """
+        request, sampler = self._read(asked)
+        pipeline, kernel_path = self._load()
+        teller = _Teller(self.say, sampler)
+        started = time.perf_counter()
+        made = tasks.run(
+            pipeline, request, sampler, max_new_tokens=asked.max_new_tokens, progress=teller.progress
+        )
+        text, tokens, frames = None, None, None
+        if isinstance(made, Answer):
+            text, tokens = made.text, made.tokens
+        else:
+            frames = len(made.frames)
+            if asked.out is not None:
+                write_media(asked.out, made.frames)
         seconds = time.perf_counter() - started
-        with replacing(out) as partial:
-            drawn.image.save(partial, "PNG")
-        return self._result(kernel_path, seconds, None, None, out)
+        return Result(
+            checkpoint=self.info.name,
+            text=text,
+            tokens=tokens,
+            out=None if asked.task in UNDERSTANDING_TASKS or asked.out is None else str(asked.out),
+            frames=frames,
+            seconds=seconds,
+            device=str(self.device),
+            dtype=str(self.dtype).removeprefix("torch."),
+            kernel_path=kernel_path,
+        )
+
+
+class _Teller:
+    """Puts progress into words, with the time left of a denoising."""
+
+    def __init__(self, say: Said, sampler: Sampling) -> None:
+        self._say = say
+        # A guided step takes two passes through the model, another step one.
+        self._passes = [1 + sampler.guided(time) for time in sampler.schedule()[0].tolist()]
+        self._started = time.perf_counter()
+
+    def progress(self, done: int, total: int, message: str) -> None:
+        if message == "answering":
+            self._say(f"token {done}")
+        elif message == "denoising":
+            passed, ahead = sum(self._passes[:done]), sum(self._passes[done:])
+            left = round((time.perf_counter() - self._started) / passed * ahead)
+            self._say(f"step {done} of {total}, {left // 60}:{left % 60:02d} left")
+        else:
+            self._say(message)
+            self._started = time.perf_counter()

@@ -222,6 +222,9 @@ def _own(path: Path, content: dict[str, Any]) -> Suite:
                     seed=entry["seed"],
                 )
             )
+    keys = [sample.key for sample in samples]
+    if repeated := [key for key in keys if keys.count(key) > 1]:
+        raise DataError(f"{path}: the key {repeated[0]} occurs twice")
     return Suite(str(content.get("name", path.stem)), task, tuple(samples), settings, path)
 
 

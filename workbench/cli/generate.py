@@ -1,8 +1,9 @@
-"""``generate``: one answer about pictures of yours, or one picture from a prompt, in the foreground."""
+"""``generate``: any of Lance's seven tasks once, on files and words of yours, in the foreground."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +17,45 @@ if TYPE_CHECKING:
     from core.store import Store
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
-# What belongs to one task only, so that an option of the other is refused and not ignored.
-_ANSWERING = {"images": "--image", "instruction": "--instruction", "resolution": "--resolution",
-              "max_new_tokens": "--max-new-tokens"}  # fmt: skip
-_DRAWING = {"out": "--out", "height": "--height", "width": "--width", "steps": "--steps", "shift": "--shift",
-            "cfg": "--cfg", "seed": "--seed"}  # fmt: skip
+_ANSWER = ("instruction", "resolution", "max_new_tokens")
+_SAMPLER = ("steps", "shift", "cfg", "seed")
+_SIZE = ("height", "width")
+# What a task must be given, and what it may; an option of another task is refused and not ignored.
+_TASKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
+    "x2t_image": ({"images": "--image FILE"}, _ANSWER),
+    "x2t_video": ({"videos": "--video FILE"}, _ANSWER),
+    "t2i": ({"out": "--out FILE.png"}, (*_SIZE, *_SAMPLER)),
+    "t2v": ({"out": "--out FILE.mp4"}, (*_SIZE, "frames", *_SAMPLER)),
+    "i2v": ({"images": "--image FILE", "out": "--out FILE.mp4"}, ("resolution", "frames", *_SAMPLER)),
+    "image_edit": ({"images": "--image FILE", "out": "--out FILE.png"}, ("resolution", *_SAMPLER)),
+    "video_edit": ({"videos": "--video FILE", "out": "--out FILE.mp4"}, ("resolution", *_SAMPLER)),
+}
+
+
+def _flag(option: str) -> str:
+    return "--" + {"images": "image", "videos": "video"}.get(option, option).replace("_", "-")
+
+
+def _check_options(task: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given.
+
+    Raises:
+        UsageError: one that the task does not have, or one that it needs is missing.
+    """
+    required, optional = _TASKS[task]
+    given = {key: value for key, value in options.items() if value not in (None, ())}
+    if misplaced := [_flag(key) for key in given if key not in required and key not in optional]:
+        raise click.UsageError(f"{', '.join(misplaced)}: not an option of the task {task}")
+    if missing := [wanted for key, wanted in required.items() if key not in given]:
+        raise click.UsageError(f"{task} needs {' and '.join(missing)}")
+    return given
 
 
 @click.command()
-@click.option("--task", type=click.Choice(["x2t_image", "t2i"]), required=True, help="Answer, or draw.")
-@click.option("--prompt", required=True, help="The question, or what to draw.")
+@click.option("--task", type=click.Choice(list(_TASKS)), required=True, help="What to do.")
+@click.option(
+    "--prompt", required=True, help="The question, what to draw or film, or how to change the source."
+)
 @click.option(
     "--checkpoint",
     default="lance-demo",
@@ -33,26 +63,40 @@ _DRAWING = {"out": "--out", "height": "--height", "width": "--width", "steps": "
     help="A checkpoint or variant, by name or folder.",
 )
 @click.option(
-    "--image", "images", type=_FILE, multiple=True, help="x2t_image: a picture; several are allowed."
+    "--image",
+    "images",
+    type=_FILE,
+    multiple=True,
+    help="x2t_image (several are allowed), i2v (the first frame), image_edit: a picture.",
 )
-@click.option("--instruction", help="x2t_image: the system turn; Lance's own by default.")
-@click.option("--resolution", help="x2t_image: the size preset; the checkpoint's by default.")
+@click.option("--video", "videos", type=_FILE, multiple=True, help="x2t_video, video_edit: a clip.")
+@click.option("--out", type=_FILE, help="The file to write: .png of a picture, .mp4 of a clip.")
+@click.option("--instruction", help="x2t: the system turn; Lance's own by default.")
 @click.option(
-    "--max-new-tokens",
-    type=click.IntRange(1, 256),
-    help="x2t_image: stop here at the latest; 256 by default.",
-)
-@click.option("--out", type=_FILE, help="t2i: the PNG file to write.")
-@click.option(
-    "--height", type=click.IntRange(1), help="t2i: pixels, a multiple of 16; the checkpoint's by default."
+    "--resolution",
+    help="Size preset that pictures and clips are cropped to, e.g. image_768res or video_480p; the checkpoint's "
+    "by default.",
 )
 @click.option(
-    "--width", type=click.IntRange(1), help="t2i: pixels, a multiple of 16; the checkpoint's by default."
+    "--max-new-tokens", type=click.IntRange(1, 256), help="x2t: stop here at the latest; 256 by default."
 )
-@click.option("--steps", type=click.IntRange(1), help="t2i: sampler steps; the checkpoint's by default.")
-@click.option("--shift", type=float, help="t2i: timestep shift; the checkpoint's by default.")
-@click.option("--cfg", type=float, help="t2i: text guidance scale; the checkpoint's by default.")
-@click.option("--seed", type=int, help="t2i: seed of the starting noise; 42 by default.")
+@click.option(
+    "--height",
+    type=click.IntRange(1),
+    help="t2i, t2v: pixels, a multiple of 16; the checkpoint's by default.",
+)
+@click.option(
+    "--width", type=click.IntRange(1), help="t2i, t2v: pixels, a multiple of 16; the checkpoint's by default."
+)
+@click.option(
+    "--frames",
+    type=click.IntRange(1),
+    help="t2v, i2v: at most 121, 12 a second; 50 by default. 4k+1 are made, never more than asked for.",
+)
+@click.option("--steps", type=click.IntRange(1), help="Sampler steps; the checkpoint's by default.")
+@click.option("--shift", type=float, help="Timestep shift; the checkpoint's by default.")
+@click.option("--cfg", type=float, help="Text guidance scale; the checkpoint's by default.")
+@click.option("--seed", type=int, help="Seed of the starting noise; 42 by default.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, bfloat16 or float32.")
 @json_option
@@ -68,32 +112,25 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Ask a checkpoint or variant about a picture of yours, or let it draw one.
+    """Ask a checkpoint or variant about pictures and clips of yours, let it draw, film or edit.
 
-    The answer goes to stdout, progress to stderr; nothing is recorded.
+    An answer, or the name of the file written, goes to stdout, progress to stderr; nothing is recorded.
     """
-    other = _DRAWING if task == "x2t_image" else _ANSWERING
-    if misplaced := [flag for key, flag in other.items() if options[key] not in (None, ())]:
-        raise click.UsageError(f"{', '.join(misplaced)}: not an option of the task {task}")
-    if task == "t2i" and options["out"] is None:
-        raise click.UsageError("t2i needs --out FILE.png")
-    if task == "x2t_image" and not options["images"]:
-        raise click.UsageError("x2t_image needs --image FILE")
-    own = _ANSWERING if task == "x2t_image" else _DRAWING
-    given = {key: options[key] for key in own if options[key] is not None}
+    given = _check_options(task, options)
+    # Read when torch loads. Threads that spin while they wait make a small model ten times slower on busy cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from core.evaluation import single  # torch: after everything that can be wrong with the options
 
     narrator = _Narrator()
     try:
         opened = single.Session(checkpoint, _store(session), device, dtype, narrator)
-        ask = opened.answer if task == "x2t_image" else opened.draw
-        result = ask(prompt=prompt, **given)
+        result = opened.run(single.Asked(task, prompt, **given))
     finally:
         narrator.close()
     if as_json:
         print_json({"task": task, **dataclasses.asdict(result)})
     else:
-        click.echo(result.text if task == "x2t_image" else result.out)
+        click.echo(result.text if result.out is None else result.out)
 
 
 def _store(session: Session) -> Store | None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from core.errors import DataError, UsageError
-from core.evaluation.single import Session
+from core.evaluation.single import Asked, Session
 
 
 @pytest.fixture
@@ -19,7 +19,9 @@ def session(tiny_checkpoint: Path) -> Session:
 def test_an_answer(session: Session, golden: Path) -> None:
     said: list[str] = []
     session.say = said.append
-    result = session.answer([golden / "media" / "img1.png"], "What is this?", max_new_tokens=4)
+    result = session.run(
+        Asked("x2t_image", "What is this?", (golden / "media" / "img1.png",), max_new_tokens=4)
+    )
     assert result.tokens is not None and 1 <= len(result.tokens) <= 4
     assert result.checkpoint == "lance-tiny"
     assert said[0] == "loading lance-tiny on cpu"
@@ -28,12 +30,12 @@ def test_an_answer(session: Session, golden: Path) -> None:
 
 def test_a_picture(session: Session, tmp_path: Path) -> None:
     out = tmp_path / "new" / "cube.png"
-    result = session.draw("a cube", out, height=32, width=48, steps=2)
+    result = session.run(Asked("t2i", "a cube", out=out, height=32, width=48, steps=2))
     assert result.out == str(out)
     with Image.open(out) as image:
         assert image.size == (48, 32)
     first = out.read_bytes()
-    session.draw("a cube", out, height=32, width=48, steps=2)
+    session.run(Asked("t2i", "a cube", out=out, height=32, width=48, steps=2))
     assert out.read_bytes() == first, "the same seed draws the same picture"
 
 
@@ -44,17 +46,17 @@ def test_mistakes_are_told_before_loading(
     broken = tmp_path / "broken.png"
     broken.write_text("no picture")
     with pytest.raises(DataError, match=r"broken\.png: not an image"):
-        session.answer([broken], "What?")
+        session.run(Asked("x2t_image", "What?", (broken,)))
     with pytest.raises(DataError, match=r"none\.png: no such image"):
-        session.answer([tmp_path / "none.png"], "What?")
-    with pytest.raises(UsageError, match="--image"):
-        session.answer([], "What?")
+        session.run(Asked("x2t_image", "What?", (tmp_path / "none.png",)))
+    with pytest.raises(UsageError, match="x2t_image takes at least one image; none given"):
+        session.run(Asked("x2t_image", "What?"))
     with pytest.raises(UsageError, match=r"height 50: .* nearest is 48"):
-        session.draw("a cube", tmp_path / "a.png", height=50)
+        session.run(Asked("t2i", "a cube", out=tmp_path / "a.png", height=50))
     with pytest.raises(UsageError, match="0 steps"):
-        session.draw("a cube", tmp_path / "a.png", steps=0)
-    with pytest.raises(UsageError, match=r"a\.bmp: wanted a name ending in \.png"):
-        session.draw("a cube", tmp_path / "a.bmp")
+        session.run(Asked("t2i", "a cube", out=tmp_path / "a.png", steps=0))
+    with pytest.raises(UsageError, match=r"a\.bmp: one frame makes a picture; wanted a name ending in \.png"):
+        session.run(Asked("t2i", "a cube", out=tmp_path / "a.bmp"))
     assert not list(tmp_path.glob("*a.*"))
 
 

@@ -153,6 +153,7 @@ def test_fingerprint_follows_content_not_place(folder: Path) -> None:
         ({"1.png": "a", "1.jpg": "b"}, "the key 1 occurs twice"),
         ({"task": "t2i", "samples": [{"key": "a"}]}, r"samples\[0\] lacks one of key, prompt, seed"),
         ({"task": "t2i", "samples": [{"key": "a", "prompt": "b", "seed": "c"}]}, "seed is a string"),
+        ({"task": "t2i", "samples": [{"key": "a", "prompt": "b", "seed": 1}] * 2}, "the key a occurs twice"),
         ({"task": "t2i", "samples": [{}], "settings": {"steps": 3}}, "settings.steps: unknown"),
         (
             {"task": "t2i", "samples": [{}], "settings": {"height": "3"}},
@@ -193,6 +194,14 @@ def _binary(folder: Path) -> Path:
     path = folder / "binary.json"
     path.write_bytes(os.urandom(8) + b"\xff\xfe")
     return path
+
+
+@pytest.mark.parametrize("name", suites.names())
+def test_suites_that_come_along_can_be_read(name: str) -> None:
+    suite = suites.load(name, limit=2)
+    assert suite.name == name
+    assert [picture.size for sample in suite.samples for picture in sample.images()] or suite.task == "t2i"
+    assert len(suites.load(name).samples) >= 50
 
 
 def test_unknown_suite_lists_what_there_is(tmp_path: Path) -> None:
