@@ -15,6 +15,9 @@ AREAS: Final = ("runs", "compare", "jobs", "checkpoints", "bench")
 TABLES: Final = ("runs", "jobs", "checkpoints", "bench")
 """The screens whose main part is a table."""
 
+OWN_FIRST: Final = 5
+"""So many of a screen's own keys stand before those that every area has; the key bar shows as many as fit."""
+
 
 @dataclass(frozen=True)
 class Action:
@@ -110,7 +113,7 @@ def everywhere() -> list[Action]:
 
 
 def hints(screen: str) -> list[tuple[str, str]]:
-    """Keys and words of the key bar: the screen's own, then those that are everywhere; help comes last."""
+    """Keys and words of the key bar: the screen's first ones, those of every area, its others; help comes last."""
     own = [
         (" ".join(filter(None, (action.keys, action.pair))), action.hint)
         for action in of_screen(screen)
@@ -120,4 +123,5 @@ def hints(screen: str) -> list[tuple[str, str]]:
     shared = [
         (action.keys, action.hint) for action in everywhere() if action.hint and action.keys not in taken
     ]
-    return sorted(own + shared, key=lambda pair: pair[0] == "?")
+    ordered = own[:OWN_FIRST] + shared + own[OWN_FIRST:]
+    return sorted(ordered, key=lambda pair: pair[0] == "?")

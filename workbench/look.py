@@ -6,6 +6,7 @@ a 256-colour pair 20, where true colour is 36. Pairs name both colours, so they 
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 from rich.style import Style
@@ -19,26 +20,31 @@ GOOD: Final = Style(color="green")
 BAD: Final = Style(color="red")
 WARN: Final = Style(color="yellow")
 
-CURSOR: Final = Style.parse("color(255) on color(24)")
+
+def _pair(foreground: int, background: int, *, underline: bool = False, reverse: bool = True) -> Style:
+    """A foreground on a background; with NO_COLOR reverse video, unless it would be too much of it."""
+    if os.environ.get("NO_COLOR"):
+        return Style(reverse=reverse or None, underline=underline or None)
+    return Style(color=f"color({foreground})", bgcolor=f"color({background})", underline=underline or None)
+
+
+CURSOR: Final = _pair(255, 24)
 """The row or tab that keys act on."""
-CURSOR_BLURRED: Final = Style.parse("color(252) on color(238)")
+CURSOR_BLURRED: Final = _pair(252, 238)
 """The same in a pane without the focus."""
 
-ONLY_REFERENCE: Final = Style.parse("underline color(159) on color(23)")
+ONLY_REFERENCE: Final = _pair(159, 23, underline=True, reverse=False)
 """Words that only the bf16 answer has; blue and orange stay apart for every kind of colour vision."""
-ONLY_VARIANT: Final = Style.parse("underline color(223) on color(94)")
+ONLY_VARIANT: Final = _pair(223, 94, underline=True)
 """Words that only the variant's answer has."""
 
-HEAT: Final = tuple(
-    Style.parse(text)
-    for text in (
-        "none",
-        "color(255) on color(237)",
-        "color(255) on color(58)",
-        "color(255) on color(94)",
-        "color(255) on color(130)",
-        "color(255) on color(160)",
-    )
+HEAT: Final = (
+    PLAIN,
+    _pair(255, 237, reverse=False),
+    _pair(255, 58, reverse=False),
+    _pair(255, 94),
+    _pair(255, 130),
+    _pair(255, 160),
 )
 """Shades of one token's KL divergence, from none to large."""
 HEAT_FROM: Final = (0.0, 0.001, 0.01, 0.1, 0.5, 2.0)

@@ -14,13 +14,13 @@ from workbench.screens.base import AreaScreen, bindings
 from workbench.screens.compare_body import Options, body, scores
 from workbench.widgets.document import Document
 from workbench.widgets.lines import Line
-from workbench.widgets.text import Part, strip, visible
+from workbench.widgets.text import Part, centred, strip, visible
 
 LAYOUTS = ("automatic", "split", "unified")
 
 EMPTY = """Nothing to compare yet
 
-Two evaluations of one suite are needed: the bf16 checkpoint's and a variant's.
+It takes two evaluations of one suite: bf16's and a variant's.
 
 n   start them: calibrate, quantize and evaluate in one chain
 1   go to the runs, mark some with space, then c
@@ -105,13 +105,8 @@ class CompareScreen(AreaScreen):
         self.remarks.show(second)
 
     def _draw_empty(self, text: str) -> None:
-        lines = text.split("\n")
-        indent = " " * max(2, (self.document.size.width - max(map(len, lines))) // 2)
-        above = [strip([])] * max(1, (self.document.size.height - len(lines)) // 3)
-        shown = [
-            strip([(indent + line, look.PLAIN if number else look.BOLD)]) for number, line in enumerate(lines)
-        ]
-        self.document.show([*above, *shown])
+        size = self.document.size
+        self.document.show([strip(line) for line in centred(text, size.width, size.height)])
         for line in (self.heading, self.scores, self.remarks):
             line.show([])
 

@@ -17,7 +17,7 @@ from core.store.columns import duration
 from workbench import look
 from workbench.cells import ABSENT
 from workbench.screens.base import AreaScreen, bindings
-from workbench.widgets.lines import Line
+from workbench.widgets.lines import Line, Notice
 from workbench.widgets.log import LogView
 from workbench.widgets.table import Column, Row, Table
 from workbench.widgets.text import Part, visible
@@ -65,7 +65,7 @@ def left(row: Row) -> str:
             return duration((parse(row["finished_at"]) - parse(row["started_at"])).total_seconds())
         return ABSENT
     seconds = jobs.seconds_left(row)
-    return ABSENT if seconds is None else f"~{duration(seconds)}"
+    return f"~{duration(seconds)}" if seconds else ABSENT
 
 
 def named(row: Row) -> str:
@@ -122,11 +122,13 @@ class JobsScreen(AreaScreen):
     def body(self) -> Iterable[Widget]:
         self.source = JobSource(self.app.store)
         self.table = Table(self.source, COLUMNS, empty=EMPTY, first_share=0.48)
-        self.message = Line()
+        self.title_line = Line()
+        self.outcome = Notice()
         self.log_title = Line()
         self.log_view = LogView()
         yield self.table
-        yield self.message
+        yield self.title_line
+        yield self.outcome
         yield self.log_title
         yield self.log_view
 
@@ -149,15 +151,17 @@ class JobsScreen(AreaScreen):
 
     def on_table_moved(self, message: Table.Moved) -> None:
         row = message.row
-        for widget in (self.message, self.log_title, self.log_view):
+        for widget in (self.title_line, self.log_title, self.log_view):
             widget.display = row is not None
         if row is None:
             self.log_view.open(None)
+            self.outcome.hide()
             return
+        subject = what(row["kind"], json.loads(row["spec"]))
         parts: list[Part] = [(f" job {row['id']} ", look.BOLD), (f" {row['state']}", STATES[row["state"]])]
-        if row["message"]:
-            parts.append((f" · {visible(row['message'])}", look.PLAIN))
-        self.message.show(parts)
+        parts.append((f" · {visible(subject)}", look.MUTED))
+        self.title_line.show(parts)
+        self.outcome.show(visible(row["message"] or ""), bad=row["state"] in ("failed", "lost"))
         self.log_view.open(jobs.log_path(self.app.store, row["id"]), "nothing written yet")
         self._show_title()
 

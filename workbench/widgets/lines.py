@@ -51,7 +51,7 @@ class Line(Widget):
 class AreaBar(Widget):
     """The first line: the five areas, the current one set off, and the name of the program."""
 
-    DEFAULT_CSS = "AreaBar { height: 1; width: 1fr; dock: top; }"
+    DEFAULT_CSS = "AreaBar { height: 1; width: 1fr; }"
 
     class Chosen(Message):
         """An area was clicked."""
@@ -100,7 +100,7 @@ class AreaBar(Widget):
 class KeyBar(Widget):
     """The last line: a remark at the left, then the keys of the screen, as many as fit."""
 
-    DEFAULT_CSS = "KeyBar { height: 1; width: 1fr; dock: bottom; }"
+    DEFAULT_CSS = "KeyBar { height: 1; width: 1fr; }"
 
     def __init__(self, hints: list[tuple[str, str]]) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class KeyBar(Widget):
 class Notice(Widget):
     """A message above the keys, as high as its text needs; hidden until there is one."""
 
-    DEFAULT_CSS = "Notice { height: auto; width: 1fr; dock: bottom; margin-bottom: 1; display: none; }"
+    DEFAULT_CSS = "Notice { height: auto; width: 1fr; display: none; }"
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,6 +144,8 @@ class Notice(Widget):
 
     def show(self, text: str, *, bad: bool = False) -> None:
         """Show a message; an error is marked and red."""
+        if (text, bad) == (self.text, self.bad):
+            return
         self.text, self.bad = text, bad
         self.display = bool(text)
         self.refresh(layout=True)
@@ -166,7 +168,7 @@ class Notice(Widget):
 
     def render_line(self, y: int) -> Strip:
         lines = self._wrapped(self.size.width)
-        sign, style = ("✗ ", look.BAD) if self.bad else ("✓ ", look.GOOD)
+        sign, style = ("✗ ", look.BAD) if self.bad else ("▸ ", look.ACCENT)
         parts: list[Part] = [
             (" ", look.PLAIN),
             (sign if y == 0 else "  ", style),

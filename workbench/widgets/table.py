@@ -17,6 +17,7 @@ from textual.widget import Widget
 
 from workbench import look
 from workbench.cells import clip
+from workbench.widgets.text import centred, strip
 
 Row = Mapping[str, Any]
 
@@ -92,7 +93,7 @@ class Table(Widget, can_focus=True):
         self.column = 0
         self.first_shown = 1
         self.total = 0
-        self.name_width = 16
+        self.name_width = max(16, cell_len(columns[0].title) + 1)
         """The cells of the widest first cell seen so far."""
         self.sort_key = ""
         self.descending = False
@@ -236,14 +237,8 @@ class Table(Widget, can_focus=True):
         return self._line(self._rows[offset], index, width)
 
     def _empty_line(self, y: int, width: int) -> Strip:
-        lines = self.empty.split("\n")
-        index = y - max(1, (self.size.height - len(lines)) // 3)
-        if not 0 <= index < len(lines):
-            return Strip.blank(width)
-        block = max(map(cell_len, lines))
-        text = " " * max(2, (width - block) // 2) + lines[index]
-        style = look.BOLD if index == 0 else look.PLAIN
-        return Strip([Segment(clip(text, width), style)])
+        lines = centred(self.empty, width, self.size.height)
+        return strip(lines[y] if y < len(lines) else []).adjust_cell_length(width)
 
     def _heading(self, width: int) -> Strip:
         columns = self.shown()

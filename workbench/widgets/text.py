@@ -92,6 +92,24 @@ def wrapped(parts: Iterable[Part], width: int | None) -> list[list[Part]]:
     return lines
 
 
+_KEY_LINE = re.compile(r"(\S{1,5})( {2,}\S.*)")
+
+
+def centred(text: str, width: int, height: int) -> list[list[Part]]:
+    """What stands where there is nothing to show: a title, words, and keys with what they do, a third from the top."""
+    lines = text.split("\n")
+    indent = " " * max(2, (width - max(map(cell_len, lines))) // 2)
+    shown: list[list[Part]] = [[] for _ in range(max(1, (height - len(lines)) // 3))]
+    for number, line in enumerate(lines):
+        if number == 0:
+            shown.append([(indent + line, look.BOLD)])
+        elif (match := _KEY_LINE.fullmatch(line)) is not None:
+            shown.append([(indent, look.PLAIN), (match[1], look.KEY), (match[2], look.PLAIN)])
+        else:
+            shown.append([(indent + line, look.PLAIN)])
+    return shown
+
+
 def rule(title: Iterable[Part], width: int) -> list[Part]:
     """A title followed by a line to the right edge."""
     parts = list(title)

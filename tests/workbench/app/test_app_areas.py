@@ -58,7 +58,7 @@ async def test_a_failed_job_is_retried(open_app: Any, database: Path, submitted:
         store.execute("UPDATE jobs SET state = 'failed', message = 'out of memory' WHERE id = 2")
     async with open_app(database) as screen:
         shown = await screen.press("3")
-        assert "failed · out of memory" in shown
+        assert "job 2  failed" in shown and "✗ out of memory" in shown
         submitted.clear()
         shown = await screen.press("r")
         assert "job 2 is queued again" in shown and submitted == [database]
