@@ -1,0 +1,141 @@
+"""Which kernel runs, with which block sizes: results of tuning as data, by device, and a rule where there are none.
+
+``tuned/<device>.json`` holds the fastest configuration found on that device for each weight format, shape and
+number of rows M. It is read at the first use and never written while a model runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+FOLDER = Path(__file__).parent / "tuned"
+
+Kernel = Literal["gemv", "matmul", "expand"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """One way to run a quantized linear.
+
+    ``gemv``: one row, ``block_n`` weight rows a program. ``matmul``: ``block_m`` x ``block_n`` outputs a
+    program. Both divide K among ``splits`` programs. ``expand``: ``chunk`` weight rows (0: all of them) at a time
+    are decoded into scratch memory and multiplied by the vendor's library.
+    """
+
+    kernel: Kernel
+    block_m: int = 1
+    block_n: int = 64
+    warps: int = 4
+    stages: int = 4
+    splits: int = 1
+    chunk: int = 0
+
+    @property
+    def label(self) -> str:
+        """For tables, for example ``matmul 16x64 w4 s4 k2``."""
+        if self.kernel == "expand":
+            return f"expand {self.chunk or 'all'}"
+        return f"{self.kernel} {self.block_m}x{self.block_n} w{self.warps} s{self.stages} k{self.splits}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What tuning found for one case: M rows of activations, a weight [``rows``, ``columns``]."""
+
+    format: str
+    rows: int
+    columns: int
+    m: int
+    gated: bool
+    config: Config
+    microseconds: float
+
+
+def tuned_file(device: str, folder: Path = FOLDER) -> Path:
+    """Where the results for ``device`` (its name as torch tells it) are."""
+    return folder / (re.sub(r"[^A-Za-z0-9]+", "_", device).strip("_") + ".json")
+
+
+def read_tuned(path: Path) -> tuple[Entry, ...]:
+    """The entries of a file written by ``write_tuned``; none if there is no such file."""
+    if not path.exists():
+        return ()
+    rows = json.loads(path.read_text())["entries"]
+    return tuple(Entry(**{**row, "config": Config(**row["config"])}) for row in rows)
+
+
+def tuned_text(device: str, entries: list[Entry], versions: dict[str, str]) -> str:
+    """The JSON that ``read_tuned`` reads, one entry a line."""
+    lines = ",\n".join(json.dumps(asdict(entry)) for entry in entries)
+    head = json.dumps({"device": device, **versions})[1:-1]
+    return f'{{{head}, "entries": [\n{lines}\n]}}\n'
+
+
+def _distance(entry: Entry, rows: int, columns: int) -> float:
+    return abs(math.log(entry.rows / rows)) + abs(math.log(entry.columns / columns))
+
+
+def nearest(
+    entries: tuple[Entry, ...],
+    format: str,  # noqa: A002
+    rows: int,
+    columns: int,
+    m: int,
+    gated: bool,
+) -> Config | None:
+    """The configuration of the nearest tuned case, or None if there is none of the format's kind.
+
+    The format comes first (another group of the same kind stands in), then whether it is gated, then the shape;
+    of that shape's cases the one with the fewest rows that is not under ``m``, or the one with the most.
+    """
+    kind = [entry for entry in entries if entry.format.split("-")[0] == format.split("-")[0]]
+    same = [entry for entry in kind if entry.format == format] or kind
+    # A gated linear can always run as a plain one with the gate after it.
+    fitting = [entry for entry in same if entry.gated == gated] or [e for e in same if not e.gated]
+    if not fitting:
+        return None
+    least = min(_distance(entry, rows, columns) for entry in fitting)
+    shape = [entry for entry in fitting if _distance(entry, rows, columns) <= least + 1e-9]
+    above = [entry for entry in shape if entry.m >= m]
+    return (min(above, key=lambda e: e.m) if above else max(shape, key=lambda e: e.m)).config
+
+
+def rule(rows: int, columns: int, m: int, processors: int) -> Config:
+    """A configuration for a device that was never tuned: ``processors`` is its number of multiprocessors."""
+    if m > 512:
+        return Config("expand")
+    block_m = next(size for size in (8, 16, 32, 64, 128) if size >= min(m, 128))
+    block_n = 64 if block_m < 64 else 128
+    tiles = -(-rows // block_n) * -(-m // block_m)
+    splits = 1 if block_m > 64 else max(1, min(8, 2 * processors // tiles, columns // 256))
+    return Config("matmul", block_m, block_n, 4 if block_m < 64 else 8, 4 if block_m < 128 else 3, splits)
+
+
+@cache
+def _entries(device: str) -> tuple[Entry, ...]:
+    return read_tuned(tuned_file(device))
+
+
+@cache
+def choose(
+    device: str,
+    processors: int,
+    format: str,  # noqa: A002
+    rows: int,
+    columns: int,
+    m: int,
+    gated: bool,
+) -> Config:
+    """The configuration for ``m`` rows of activations and a weight [``rows``, ``columns``] on ``device``."""
+    found = nearest(_entries(device), format, rows, columns, m, gated)
+    return found if found is not None else rule(rows, columns, m, processors)

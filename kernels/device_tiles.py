@@ -1,0 +1,185 @@
+# mypy: disallow-untyped-decorators=False, disallow-untyped-defs=False, disallow-incomplete-defs=False
+"""What the Triton kernels share: loading a tile of weights and of activations, and writing a tile of results."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from kernels.decode import INT4, decode
+
+
+@triton.jit
+def tile_rows(tile, N, BLOCK_N: tl.constexpr, SWIGLU: tl.constexpr):
+    """Rows of the weight in tile number ``tile``; with SWIGLU half of them gate rows, half their up rows."""
+    local = tl.arange(0, BLOCK_N)
+    if SWIGLU:
+        pair = tile * (BLOCK_N // 2) + local % (BLOCK_N // 2)
+        rows = tl.minimum(pair, N // 2 - 1) + (local // (BLOCK_N // 2)) * (N // 2)
+    else:
+        # Rows behind the last one repeat it: they are computed and not stored.
+        rows = tl.minimum(tile * BLOCK_N + local, N - 1)
+    return rows
+
+
+@triton.jit
+def _scale_words(
+    scales_ptr, rows, block, part: tl.constexpr, N, K, PER_WORD: tl.constexpr, EVEN_K: tl.constexpr
+):
+    """The words [rows] of columns ``PER_WORD * part`` and up of a block; zeros behind the last column."""
+    index = block * (128 // PER_WORD) + part
+    if EVEN_K:
+        return tl.load(scales_ptr + index * N + rows)
+    else:
+        return tl.load(scales_ptr + index * N + rows, mask=rows * 0 + index * PER_WORD < K, other=0)
+
+
+@triton.jit
+def decode_block(
+    codes_ptr,
+    scales_ptr,
+    rows,
+    block,
+    N,
+    K,
+    GROUP: tl.constexpr,
+    FORMAT: tl.constexpr,
+    DTYPE: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    FAST: tl.constexpr,
+):
+    """Decode a block of 128 columns of ``rows``: eight tiles [rows, 16], of columns 0 to 15, 16 to 31, ...
+
+    EVEN_K promises that the last block is whole.
+    """
+    word = tl.arange(0, 16)
+    words = tl.load(codes_ptr + block * (N * 16) + (rows * 16)[:, None] + word[None, :])
+    # Columns whose scales are in one word. A pass loads each word once and reads it for all its nibbles.
+    PER_WORD: tl.constexpr = GROUP if FORMAT == INT4 else 64
+    s0 = _scale_words(scales_ptr, rows, block, 0, N, K, PER_WORD, EVEN_K)[:, None]
+    if PER_WORD == 128:
+        s2, s4, s6 = s0, s0, s0
+    else:
+        s4 = _scale_words(scales_ptr, rows, block, 64 // PER_WORD, N, K, PER_WORD, EVEN_K)[:, None]
+        if PER_WORD == 64:
+            s2, s6 = s0, s4
+        else:
+            s2 = _scale_words(scales_ptr, rows, block, 1, N, K, PER_WORD, EVEN_K)[:, None]
+            s6 = _scale_words(scales_ptr, rows, block, 3, N, K, PER_WORD, EVEN_K)[:, None]
+    return decode(words, s0, s0, s2, s2, s4, s4, s6, s6, FORMAT, DTYPE, FAST)
+
+
+@triton.jit
+def weight_block(
+    codes_ptr,
+    scales_ptr,
+    rows,
+    block,
+    N,
+    K,
+    GROUP: tl.constexpr,
+    FORMAT: tl.constexpr,
+    DTYPE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    FAST: tl.constexpr,
+):
+    """Decode a block as one tile [BLOCK_N, 128], its columns in order.
+
+    In the registers of a matrix operand the eight tiles already lie so: the joins below move nothing.
+    """
+    n0, n1, n2, n3, n4, n5, n6, n7 = decode_block(
+        codes_ptr, scales_ptr, rows, block, N, K, GROUP, FORMAT, DTYPE, EVEN_K, FAST
+    )
+    even = tl.join(tl.join(n0, n4), tl.join(n2, n6))
+    odd = tl.join(tl.join(n1, n5), tl.join(n3, n7))
+    return tl.reshape(tl.permute(tl.join(even, odd), [0, 2, 3, 4, 1]), [BLOCK_N, 128])
+
+
+@triton.jit
+def _write(
+    total,
+    tile,
+    columns,
+    factor_ptr,
+    bias_ptr,
+    out_ptr,
+    M,
+    N,
+    REST: tl.constexpr,
+    BIAS: tl.constexpr,
+    SWIGLU: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    """Scale float32 ``total`` [BLOCK_N, BLOCK_M], add the bias, gate if asked and store it as out[m, n]."""
+    rows = tile_rows(tile, N, BLOCK_N, SWIGLU)
+    if REST != 1.0:
+        total = total * (tl.load(factor_ptr + rows) * REST)[:, None]
+    if BIAS:
+        total += tl.load(bias_ptr + rows).to(tl.float32)[:, None]
+    if SWIGLU:
+        pairs = tl.permute(tl.reshape(total, [2, BLOCK_N // 2, BLOCK_M]), [1, 2, 0])
+        gate, up = tl.split(pairs)
+        result = gate / (1.0 + tl.exp(-gate)) * up
+        place = tile * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
+        width = N // 2
+    else:
+        result = total
+        place = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+        width = N
+    inside = (place < width)[:, None] & (columns < M)[None, :]
+    at = columns.to(tl.int64)[None, :] * width + place[:, None]
+    tl.store(out_ptr + at, result.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def finish(
+    total,
+    tile,
+    slot,
+    split,
+    splits,
+    columns,
+    factor_ptr,
+    bias_ptr,
+    out_ptr,
+    partial_ptr,
+    ticket_ptr,
+    M,
+    N,
+    REST: tl.constexpr,
+    BIAS: tl.constexpr,
+    SWIGLU: tl.constexpr,
+    SPLIT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):
+    """Write a tile; with SPLIT, the last of ``splits`` programs of tile ``slot`` adds their parts in order.
+
+    ``ticket_ptr`` holds a zero per slot before and after; ``partial_ptr`` float32 [slots, splits, BLOCK_N,
+    BLOCK_M]. The order of addition is fixed, so results do not change from call to call.
+    """
+    if SPLIT:
+        SIZE: tl.constexpr = BLOCK_N * BLOCK_M
+        inner = tl.arange(0, BLOCK_N)[:, None] * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
+        base = partial_ptr + slot.to(tl.int64) * splits * SIZE
+        tl.store(base + split * SIZE + inner, total)
+        # Every thread's part must be on its way before the one thread that draws the ticket releases it.
+        tl.debug_barrier()
+        ticket = tl.atomic_add(ticket_ptr + slot, 1, sem="acq_rel", scope="gpu")
+        if ticket == splits - 1:
+            whole = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+            for part in range(0, splits):
+                # .cg: from the L2 cache, where the other programs' parts are; not from a stale L1.
+                whole += tl.load(base + part * SIZE + inner, cache_modifier=".cg")
+            tl.store(ticket_ptr + slot, 0)
+            _write(
+                whole, tile, columns, factor_ptr, bias_ptr, out_ptr, M, N,
+                REST, BIAS, SWIGLU, BLOCK_N, BLOCK_M,
+            )  # fmt: skip
+    else:
+        _write(
+            total, tile, columns, factor_ptr, bias_ptr, out_ptr, M, N,
+            REST, BIAS, SWIGLU, BLOCK_N, BLOCK_M,
+        )  # fmt: skip

@@ -1,0 +1,52 @@
+# mypy: disallow-untyped-decorators=False, disallow-untyped-defs=False, disallow-incomplete-defs=False
+"""Many rows of activations: the weight written out once, for the vendor's matrix product to read; and SwiGLU."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from kernels.device_tiles import weight_block
+
+
+@triton.jit
+def expand(
+    codes_ptr,
+    scales_ptr,
+    out_ptr,
+    first_row,
+    count,
+    N,
+    K,
+    GROUP: tl.constexpr,
+    FORMAT: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    FAST: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Decode rows ``first_row`` to ``first_row + count`` into ``out`` [count, K]; grid (row tiles, K/128).
+
+    For NVFP4 what is written lacks the factor that ``kernels.decode`` leaves to the sum.
+    """
+    DTYPE: tl.constexpr = out_ptr.dtype.element_ty
+    local = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    block = tl.program_id(1)
+    rows = tl.minimum(first_row + local, N - 1)
+    weight = weight_block(
+        codes_ptr, scales_ptr, rows, block, N, K, GROUP, FORMAT, DTYPE, BLOCK_N, EVEN_K, FAST
+    )
+    column = block * 128 + tl.arange(0, 128)
+    at = out_ptr + local.to(tl.int64)[:, None] * K + column[None, :]
+    tl.store(at, weight, mask=(local < count)[:, None] & (column < K)[None, :])
+
+
+@triton.jit
+def swiglu(x_ptr, out_ptr, WIDTH, BLOCK: tl.constexpr):
+    """out[m, :] = silu(x[m, :WIDTH]) * x[m, WIDTH:]; grid (rows, tiles of WIDTH)."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < WIDTH
+    gate = tl.load(x_ptr + row * 2 * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(x_ptr + row * 2 * WIDTH + WIDTH + column, mask=inside, other=0.0).to(tl.float32)
+    result = gate / (1.0 + tl.exp(-gate)) * up
+    tl.store(out_ptr + row * WIDTH + column, result.to(out_ptr.dtype.element_ty), mask=inside)

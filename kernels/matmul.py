@@ -1,0 +1,83 @@
+# mypy: disallow-untyped-decorators=False, disallow-untyped-defs=False, disallow-incomplete-defs=False
+# ruff: noqa: SIM108
+"""Several rows of activations on the matrix units, the weights decoded in registers on their way there.
+
+The product is formed transposed, out^T = W x^T: the decoded weight is then the operand that Hopper's matrix
+instruction takes from registers, its 64 rows are always filled, and few rows of x waste little.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from kernels.device_tiles import finish, tile_rows, weight_block
+
+
+@triton.jit(do_not_specialize=["M", "N_SPLITS"])
+def matmul(
+    x_ptr,
+    codes_ptr,
+    scales_ptr,
+    factor_ptr,
+    bias_ptr,
+    out_ptr,
+    partial_ptr,
+    ticket_ptr,
+    M,
+    N,
+    K,
+    N_SPLITS,
+    x_stride,
+    GROUP: tl.constexpr,
+    FORMAT: tl.constexpr,
+    REST: tl.constexpr,
+    BIAS: tl.constexpr,
+    SWIGLU: tl.constexpr,
+    SPLIT: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    FAST: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """out[M, N] = x W^T; grid (tiles of N x tiles of M, M fastest; N_SPLITS).
+
+    ``x_ptr`` [M, K] with rows ``x_stride`` apart; ``codes_ptr``, ``scales_ptr``, ``factor_ptr`` as in
+    ``TiledWeight``; REST is multiplied into each row's factor (1: there are no factors); SWIGLU writes
+    silu(gate) * up [M, N/2]; SPLIT adds N_SPLITS parts of K; EVEN_K promises that 128 divides K.
+    """
+    program = tl.program_id(0)
+    split = tl.program_id(1)
+    DTYPE: tl.constexpr = x_ptr.dtype.element_ty
+    # Tiles that share weights run side by side, so that these come from device memory once.
+    tiles_m = tl.cdiv(M, BLOCK_M)
+    tile = program // tiles_m
+    columns = program % tiles_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    rows = tile_rows(tile, N, BLOCK_N, SWIGLU)
+    # Few rows: what is missing is not read. Many: the last row is read again, which costs no predicates.
+    MASK: tl.constexpr = BLOCK_M <= 32
+    x_rows = (columns if MASK else tl.minimum(columns, M - 1)).to(tl.int64) * x_stride
+    inside = (columns < M)[None, :]
+    blocks = tl.cdiv(K, 128)
+    steps = tl.cdiv(blocks, N_SPLITS)
+    total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    for block in tl.range(split * steps, tl.minimum((split + 1) * steps, blocks), num_stages=STAGES):
+        weight = weight_block(
+            codes_ptr, scales_ptr, rows, block, N, K, GROUP, FORMAT, DTYPE, BLOCK_N, EVEN_K, FAST
+        )
+        column = block * 128 + tl.arange(0, 128)
+        at = x_ptr + x_rows[None, :] + column[:, None]
+        if EVEN_K:
+            if MASK:
+                x = tl.load(at, mask=inside, other=0.0)
+            else:
+                x = tl.load(at)
+        else:
+            x = tl.load(at, mask=inside & (column < K)[:, None], other=0.0)
+        total = tl.dot(weight, x, total)
+    finish(
+        total, tile, program, split, N_SPLITS, columns,
+        factor_ptr, bias_ptr, out_ptr, partial_ptr, ticket_ptr, M, N,
+        REST, BIAS, SWIGLU, SPLIT, BLOCK_N, BLOCK_M,
+    )  # fmt: skip

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs the extra 'triton'")
+def test_the_quantized_kernels_are_right_on_the_interpreter() -> None:
+    """In a process of its own: Triton reads TRITON_INTERPRET once, where its functions are defined."""
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            Path(__file__).parent / "interpreted_kernels.py",
+        ],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
