@@ -63,6 +63,18 @@ def test_partition_bounds_from_below_and_is_exact_when_it_covers_all() -> None:
     )
 
 
+def test_partition_is_the_likely_ids_and_anything_else() -> None:
+    ours, theirs = _logits(3).double().softmax(-1), _logits(4).double().softmax(-1)
+    ids = ours.topk(16).indices
+
+    def merged(probabilities: torch.Tensor) -> Categorical:
+        likely = probabilities.gather(-1, ids)
+        return Categorical(probs=torch.cat([likely, 1 - likely.sum(-1, keepdim=True)], dim=-1))
+
+    found = likelihood.score(likelihood.log_probs(_logits(3), 10, 16), _logits(4), _tokens(_logits(3))).kl
+    torch.testing.assert_close(found, kl_divergence(merged(ours), merged(theirs)), rtol=1e-5, atol=1e-6)
+
+
 def test_what_the_variant_rules_out_is_infinitely_far() -> None:
     ours = torch.zeros(1, 4)
     theirs = torch.tensor([[0.0, 0.0, 0.0, -torch.inf]])
