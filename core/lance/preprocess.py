@@ -58,6 +58,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def check_shape(image: Image.Image) -> None:
+    """Refuse a picture too narrow to be cropped to a bucket and still show something.
+
+    Raises:
+        DataError: one side is more than 200 times the other.
+    """
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise DataError(
+            f"an image of {image.width} x {image.height} px is too narrow: one side may be at most {MAX_ASPECT} times "
+            "the other; crop it first"
+        )
+
+
 @dataclass(frozen=True)
 class Bucket:
     """One target size of a resolution, in pixels."""
@@ -117,11 +130,7 @@ def _side(table: dict[str, int], resolution: str) -> int:
 
 
 def _fit(image: Image.Image, bucket: Bucket) -> numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.float32]]:
-    if max(image.size) > MAX_ASPECT * min(image.size):
-        raise DataError(
-            f"an image of {image.width} x {image.height} px is too narrow: one side may be at most {MAX_ASPECT} times "
-            "the other; crop it first"
-        )
+    check_shape(image)
     box = crop_box(image.width, image.height, bucket.width / bucket.height)
     resized = image.crop(box).resize((bucket.width, bucket.height), Image.Resampling.BICUBIC)
     return numpy.asarray(resized, dtype=numpy.float32) / numpy.float32(255.0)

@@ -11,8 +11,8 @@ from core.checkpoints.describe import own_record
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError, UsageError
 from core.lance.config import MAX_LATENT_FRAMES, MAX_LATENT_SIDE, TEMPORAL_STRIDE
-from core.lance.preprocess import VIT_SIDE
-from core.lance.prompts import TASKS
+from core.lance.preprocess import VIT_SIDE, check_shape
+from core.lance.prompts import TASKS, Prompt
 from core.lance.video import Clip
 
 NUM_FRAMES = 50
@@ -97,7 +97,8 @@ class Request:
     """One run of one task. What is None takes the checkpoint's default.
 
     Raises:
-        UsageError: on construction, as ``check_inputs``.
+        UsageError: on construction, as ``check_inputs``, or for structure markers in the words.
+        DataError: a picture or clip too narrow to crop.
     """
 
     task: str
@@ -128,6 +129,17 @@ class Request:
             num_frames=self.num_frames,
             instruction=self.instruction,
         )
+        # Both would be found later, but a large model would have been loaded for nothing.
+        Prompt(self.instruction or "", [], self.text).render()
+        for visual in self.visuals:
+            check_shape(visual if isinstance(visual, Image.Image) else visual.frames[0])
+
+
+def target_frames(task: str, num_frames: int | None, source_frames: int = 1) -> int:
+    """Frames that a generation makes: one for pictures, as many as its source for an edit, else as asked for."""
+    if task in ("t2v", "i2v"):
+        return TEMPORAL_STRIDE * (((num_frames or NUM_FRAMES) - 1) // TEMPORAL_STRIDE) + 1
+    return source_frames
 
 
 def table_frames(folder: Path) -> int | None:

@@ -172,6 +172,23 @@ def encode_mp4(frames: torch.Tensor | Pixels, fps: int = CLIP_FPS) -> bytes:
     return buffer.getvalue()
 
 
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""Pillow's name of the format by the ending of a file's name."""
+
+
+def check_name(path: Path, count: int) -> None:
+    """Check that a file's name ends as ``count`` frames are written.
+
+    Raises:
+        UsageError: it does not.
+    """
+    suffix = path.suffix.lower()
+    if count > 1 and suffix != ".mp4":
+        raise UsageError(f"{path}: {count} frames make a video; wanted a name ending in .mp4")
+    if count == 1 and suffix not in PICTURES:
+        raise UsageError(f"{path}: one frame makes a picture; wanted a name ending in {', '.join(PICTURES)}")
+
+
 def write_media(path: Path, frames: torch.Tensor | Pixels) -> None:
     """Write frames uint8 [T, H, W, 3] to ``path`` whole or not at all.
 
@@ -182,16 +199,12 @@ def write_media(path: Path, frames: torch.Tensor | Pixels) -> None:
         UsageError: a name that ends otherwise.
         WorkbenchError: the path cannot be written.
     """
-    suffix = path.suffix.lower()
+    check_name(path, len(frames))
     if len(frames) > 1:
-        if suffix != ".mp4":
-            raise UsageError(f"{path}: {len(frames)} frames make a video; wanted a name ending in .mp4")
         write_bytes(path, encode_mp4(frames))
         return
-    kinds = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-    if suffix not in kinds:
-        raise UsageError(f"{path}: wanted a name ending in {', '.join(kinds)}")
+    kind = PICTURES[path.suffix.lower()]
     buffer = io.BytesIO()
-    options = {} if kinds[suffix] == "PNG" else {"quality": 95}
-    Image.fromarray(numpy.asarray(frames[0])).save(buffer, kinds[suffix], **options)
+    options = {} if kind == "PNG" else {"quality": 95}
+    Image.fromarray(numpy.asarray(frames[0])).save(buffer, kind, **options)
     write_bytes(path, buffer.getvalue())

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from core.errors import CheckpointError, UsageError
+from core.errors import CheckpointError, DataError, UsageError
 from core.lance import tasks
 from core.lance.requests import POSITION_TABLE, Request, check_checkpoint, table_frames
 from core.lance.sampler import Sampling
@@ -44,18 +44,18 @@ def test_what_does_not_fit_the_task_is_refused(fields: dict[str, Any], message: 
         Request(**{"text": "a cube", **fields})
 
 
-def test_structure_markers_are_refused_by_every_task(tiny_pipeline: Any) -> None:
-    text = "a cube<|vision_start|> and more"
-    given: dict[str, tuple[Any, ...]] = {
-        **dict.fromkeys(("i2v", "image_edit", "x2t_image"), (PICTURE,)),
-        **dict.fromkeys(("video_edit", "x2t_video"), (CLIP,)),
-    }
-    for task in ("t2i", "t2v", "i2v", "image_edit", "video_edit", "x2t_image", "x2t_video"):
-        request = Request(
-            task, text, given.get(task, ()), resolution="image_256res" if task in given else None
-        )
-        with pytest.raises(UsageError, match=r"the prompt holds <\|vision_start\|>"):
-            tasks.run(tiny_pipeline, request)
+@pytest.mark.parametrize("field", ["text", "instruction"])
+def test_structure_markers_are_refused_before_anything_is_loaded(field: str) -> None:
+    words = {"text": "a cube", field: "a cube<|vision_start|> and more"}
+    with pytest.raises(UsageError, match=r"the prompt holds <\|vision_start\|>"):
+        Request("x2t_image", visuals=(PICTURE,), **words)
+
+
+def test_a_sliver_is_refused_before_anything_is_loaded() -> None:
+    sliver = Image.new("RGB", (1, 10_000))
+    for task, visual in (("i2v", sliver), ("x2t_video", Clip([sliver], [0], 1, 12))):
+        with pytest.raises(DataError, match="1 x 10000 px is too narrow"):
+            Request(task, "what?", (visual,))
 
 
 def test_frames_are_rounded_down_to_whole_latent_frames(tiny_pipeline: Any) -> None:

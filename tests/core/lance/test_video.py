@@ -122,7 +122,7 @@ def test_one_frame_is_written_as_a_picture(tmp_path: Path) -> None:
 def test_a_name_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"13 frames make a video; wanted a name ending in \.mp4"):
         write_media(tmp_path / "clip.png", ramp(13))
-    with pytest.raises(UsageError, match=r"wanted a name ending in \.png"):
+    with pytest.raises(UsageError, match=r"one frame makes a picture; wanted a name ending in \.png"):
         write_media(tmp_path / "out.mp4", ramp(1))
     with pytest.raises(UsageError, match="47 x 64 px; MP4 wants even sides"):
         encode_mp4(ramp(5, height=47))
