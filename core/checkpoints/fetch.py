@@ -178,6 +178,48 @@ def _present(listing: Listing, names: Sequence[str], out: Path | None) -> set[st
     return found
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What a fetch would do."""
+
+    listing: Listing
+    model: str
+    """The model's folder in the repository."""
+    names: list[str]
+    needed: int
+    """Bytes that are not there yet."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all chosen files."""
+        return sum(self.listing.files[name].size for name in self.names)
+
+
+def look_up(
+    repo: str = RELEASED,
+    model: str | None = None,
+    *,
+    revision: str | None = None,
+    patterns: Sequence[str] = (),
+    out: Path | None = None,
+) -> Choice:
+    """Ask the Hub what a fetch with the same arguments would load, and check that it fits.
+
+    Raises:
+        UsageError: as ``list_files`` and ``choose``.
+        RetryLater: the Hub cannot be reached.
+        WorkbenchError: not enough room on the disk.
+    """
+    from huggingface_hub import constants
+
+    listing = list_files(repo, revision)
+    model, names = choose(listing, model, patterns)
+    present = _present(listing, names, out)
+    needed = sum(listing.files[name].size for name in names if name not in present)
+    check_room(out if out is not None else Path(constants.HF_HUB_CACHE), needed)
+    return Choice(listing, model, names, needed)
+
+
 def fetch(
     repo: str = RELEASED,
     model: str | None = None,
@@ -192,21 +234,15 @@ def fetch(
     In ``out`` a ``fetched.json`` records repository, revision and files; the cache has the revision in its paths.
 
     Raises:
-        UsageError: as ``list_files`` and ``choose``.
-        RetryLater: the Hub cannot be reached, or offline and not in the cache.
-        WorkbenchError: not enough room on the disk.
+        UsageError, RetryLater, WorkbenchError: as ``look_up``; also offline and not in the cache.
         CheckpointError: a file did not arrive in full.
     """
     from huggingface_hub import constants, snapshot_download
 
     if constants.HF_HUB_OFFLINE:
         return _cached(repo, model, revision, out)
-    listing = list_files(repo, revision)
-    model, names = choose(listing, model, patterns)
-    present = _present(listing, names, out)
-    missing = [name for name in names if name not in present]
-    needed = sum(listing.files[name].size for name in missing)
-    check_room(out if out is not None else Path(constants.HF_HUB_CACHE), needed)
+    choice = look_up(repo, model, revision=revision, patterns=patterns, out=out)
+    listing, names = choice.listing, choice.names
     with _hub_errors(repo):
         place = Path(snapshot_download(repo, revision=listing.revision, allow_patterns=names, local_dir=out))
     for name in names:
@@ -216,9 +252,8 @@ def fetch(
                 f"{place / name}: {size} bytes arrived, wanted {listing.files[name].size}; fetch it again"
             )
     if out is not None:
-        _record(out, listing, model, names)
-    total = sum(listing.files[name].size for name in names)
-    return Fetched(repo, listing.revision, place / model, total, needed)
+        _record(out, listing, choice.model, names)
+    return Fetched(repo, listing.revision, place / choice.model, choice.nbytes, choice.needed)
 
 
 def _record(out: Path, listing: Listing, model: str, names: Sequence[str]) -> None:

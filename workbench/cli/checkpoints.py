@@ -1,4 +1,4 @@
-"""``checkpoints list|show|verify``."""
+"""``checkpoints list|show|verify``; ``fetch`` and ``random`` are in a module of their own."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from core.demo import CHECKPOINT, NAME
 from core.errors import CheckpointError, StoreError
 from core.store import Store
 from core.store.columns import size
+from workbench.cli.checkpoint_sources import fetch_checkpoint, random_checkpoint
 from workbench.cli.session import Session, json_option, print_fields, print_json, print_table
 
 
 @click.group()
 def command() -> None:
-    """List, show and verify checkpoints."""
+    """List, show, verify, fetch and make checkpoints."""
+
+
+command.add_command(fetch_checkpoint)
+command.add_command(random_checkpoint)
 
 
 def _store(session: Session) -> Store | None:

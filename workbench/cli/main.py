@@ -15,13 +15,13 @@ from workbench.cli.session import Session
 
 NOUNS: dict[str, str] = {
     "demo": "Run the main job on the embedded checkpoint and print its table.",
-    "checkpoints": "List, show and verify checkpoints.",
+    "checkpoints": "List, show, verify, fetch and make checkpoints.",
     "calibrations": "Run, merge and show calibrations.",
     "variants": "Quantize checkpoints; list and show variants.",
     "recipes": "List and show recipes.",
     "evaluate": "Run a checkpoint or variant over suites.",
     "compare": "Compare evaluations sample by sample.",
-    "generate": "Ask a checkpoint or variant about a picture of yours.",
+    "generate": "Ask about pictures and clips of yours; draw, film or edit.",
     "runs": "List, show, tag and export runs.",
     "jobs": "List, follow, cancel and retry jobs.",
     "doctor": "Check the installation, the machine and the database.",
