@@ -139,7 +139,7 @@ class CheckpointsScreen(AreaScreen):
     def refresh_data(self) -> None:
         super().refresh_data()
         row = self.table.row
-        self.table.reload(keep=row["name"] if row else None)
+        self.table.catch_up(row["name"] if row else None)
 
     def on_table_moved(self, message: Table.Moved) -> None:
         row = message.row

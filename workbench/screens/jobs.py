@@ -147,7 +147,7 @@ class JobsScreen(AreaScreen):
     def refresh_data(self) -> None:
         super().refresh_data()
         row = self.table.row
-        self.table.reload(keep=row["id"] if row else None)
+        self.table.catch_up(row["id"] if row else None)
 
     def on_table_moved(self, message: Table.Moved) -> None:
         row = message.row
@@ -230,7 +230,7 @@ class JobsScreen(AreaScreen):
         self.source.all = not self.source.all
         self.table.empty = EMPTY if self.source.all else NO_ACTIVE
         self.keys.set_remark("" if self.source.all else "active only")
-        self.refresh_data()
+        self.table.reload()
 
     def action_copy(self) -> None:
         self.app.copy(str(jobs.log_path(self.app.store, self._job()["id"])), "the log's path")

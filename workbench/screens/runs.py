@@ -70,7 +70,8 @@ class RunsScreen(AreaScreen):
 
     def refresh_data(self) -> None:
         super().refresh_data()
-        self._reload()
+        row = self.table.row
+        self.table.catch_up(row["id"] if row else None)
 
     def _reload(self) -> None:
         row = self.table.row

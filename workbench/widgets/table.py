@@ -116,6 +116,23 @@ class Table(Widget, can_focus=True):
 
     def reload(self, *, keep: Any = None) -> None:
         """Ask the source again; the cursor stays on the row ``keep`` if it is still in the window."""
+        self._read(keep)
+        self.refresh()
+        self.post_message(self.Moved(self, self.row))
+
+    def catch_up(self, keep: Any) -> None:
+        """The same where only rows may have changed: sends the lines that look different, and no others.
+
+        A running job changes its row several times a second.
+        """
+        before = self._shown_lines()
+        self._read(keep)
+        for y, (old, new) in enumerate(zip(before, self._shown_lines(), strict=True)):
+            if old != new:
+                self.refresh(Region(0, y, self.size.width, 1))
+        self.post_message(self.Moved(self, self.row))
+
+    def _read(self, keep: Any) -> None:
         self.total = self.source.count()
         self.cursor = max(0, min(self.cursor, self.total - 1))
         self._fetch()
@@ -123,8 +140,9 @@ class Table(Widget, can_focus=True):
             for index, row in enumerate(self._rows):
                 if self.source.identity(row) == keep:
                     self.cursor = self._rows_top + index
-        self.refresh()
-        self.post_message(self.Moved(self, self.row))
+
+    def _shown_lines(self) -> list[Strip]:
+        return [self.render_line(y) for y in range(self.size.height)]
 
     def set_columns(self, columns: Sequence[Column]) -> None:
         """Show other columns; the column cursor stays on its column or goes to the first."""
