@@ -214,7 +214,7 @@ def generate(
     kept = Trace() if trace else None
     final = sample(
         scene.start.to(pipeline.device),
-        scene.drawing.velocities,
+        pipeline.engine.velocities(scene.drawing) if pipeline.engine else scene.drawing.velocities,
         chosen,
         fixed=scene.drawing.fixed,
         trace=kept,

@@ -24,6 +24,7 @@ from core.lance.preprocess import read_image
 from core.lance.requests import Request
 from core.lance.sampler import Sampling, sample
 from core.lance.video import Clip
+from core.runtime.engine import Engine
 
 SIDES = {
     "x2t_image_1": (128, 176),
@@ -115,6 +116,16 @@ def test_generations(generation: Run, tiny_pipeline: Any) -> None:
     steps = generation.sampling.num_steps
     assert [done for done, _, _ in told] == [*range(1, steps + 1), steps]
     assert told[-1][2].startswith("decoding ")
+
+
+@pytest.mark.parametrize("generation", NAMES, indirect=True)
+def test_generations_through_the_engine(
+    generation: Run, tiny_pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batched pass of a GPU gives the same latents, with a first frame that stays and with sources too."""
+    monkeypatch.setattr(tiny_pipeline, "engine", Engine(tiny_pipeline.model))
+    made = tasks.generate(tiny_pipeline, generation.scene(tiny_pipeline), generation.sampling)
+    assert (made.latents - generation.tensors["out.latents"]).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("generation", ["image_edit_1", "video_edit_1", "i2v_1"], indirect=True)
