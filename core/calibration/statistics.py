@@ -2,7 +2,7 @@
 
 Each bucket of each input has its token count, ``sum |x|`` and ``sum x^2`` per channel (float64) and a uniform
 random sample of real rows. The sample keeps the rows with the least random priorities, so that samples of
-parts merge into a sample of the whole.
+parts merge into a sample of the whole; on disk they are ordered by it, so that the first n are a sample too.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Moments:
     sum_sq: Tensor
     """float64 [K]."""
     rows: Tensor
-    """[r, K] on the CPU in the dtype the linear saw, least priority first."""
+    """[r, K] on the CPU in the dtype the linear saw, in no order."""
     priority: Tensor
-    """float64 [r]."""
+    """float64 [r], random; the rows with the least are kept."""
     count: int = 0
 
     @classmethod
@@ -57,26 +57,38 @@ class Moments:
         self.sum_sq += wide.square().sum(0)
         self.count += x.shape[0]
         priority = torch.rand(x.shape[0], dtype=torch.float64, generator=generator)
-        bar = float(self.priority[-1]) if len(self.priority) >= capacity else 1.0
+        bar = float(self.priority.max()) if len(self.priority) >= capacity else 1.0
         chosen = (priority < bar).nonzero().flatten()
         if len(chosen):
             self._keep(x[chosen.to(x.device)].cpu(), priority[chosen], capacity)
 
     def _keep(self, rows: Tensor, priority: Tensor, capacity: int) -> None:
-        together = torch.cat([self.priority, priority])
-        order = together.argsort(stable=True)[:capacity]
-        self.rows, self.priority = torch.cat([self.rows, rows])[order], together[order]
+        """Let rows [n, K] compete with the kept ones; of a full sample only the rows that change are
+        touched.
+        """
+        room = capacity - len(self.priority)
+        if room > 0:
+            self.rows = torch.cat([self.rows, rows[:room]])
+            self.priority = torch.cat([self.priority, priority[:room]])
+            rows, priority = rows[room:], priority[room:]
+        if len(priority):
+            together = torch.cat([self.priority, priority])
+            kept = torch.zeros(len(together), dtype=torch.bool)
+            kept[together.topk(capacity, largest=False).indices] = True
+            free, taken = (~kept[:capacity]).nonzero().flatten(), kept[capacity:].nonzero().flatten()
+            self.rows[free], self.priority[free] = rows[taken], priority[taken]
 
     def merge(self, other: Moments, capacity: int) -> Moments:
         """Both together: counts and sums add up, the sample is one of the union."""
         merged = Moments(
             self.sum_abs + other.sum_abs,
             self.sum_sq + other.sum_sq,
-            self.rows,
-            self.priority,
+            self.rows[:0],
+            self.priority[:0],
             self.count + other.count,
         )
-        merged._keep(other.rows.to(self.rows.dtype), other.priority, capacity)
+        merged._keep(self.rows, self.priority, capacity)
+        merged._keep(other.rows, other.priority, capacity)
         return merged
 
 
@@ -121,12 +133,13 @@ class Statistics:
                         f"{key}: {bucket} tokens hold NaN or infinite values; run in a wider dtype or check "
                         "the checkpoint with `checkpoints verify`"
                     )
+                order = moments.priority.argsort()
                 tensors |= {
                     f"{key}/{bucket}/count": torch.tensor([moments.count]),
                     f"{key}/{bucket}/sum_abs": moments.sum_abs.double().cpu(),
                     f"{key}/{bucket}/sum_sq": moments.sum_sq.double().cpu(),
-                    f"{key}/{bucket}/rows": moments.rows,
-                    f"{key}/{bucket}/priority": moments.priority,
+                    f"{key}/{bucket}/rows": moments.rows[order],
+                    f"{key}/{bucket}/priority": moments.priority[order],
                 }
         save_tensors(tensors, path)
 

@@ -62,7 +62,11 @@ def test_merging_parts_equals_observing_the_whole(tmp_path: Path) -> None:
     assert torch.allclose(found.sum_abs, wanted.sum_abs, rtol=1e-14)
     assert torch.allclose(found.sum_sq, wanted.sum_sq, rtol=1e-14)
     assert found.rows.shape == (50, 8)
-    assert bool((found.priority.diff() >= 0).all())
+    merged.save(tmp_path / "merged.safetensors")
+    stored = StatisticsFile(tmp_path / "merged.safetensors").moments("layers.0.und.qkv", "x2t_image/text")
+    assert bool((stored.priority.diff() >= 0).all())
+    union = torch.cat([f.moments("layers.0.und.qkv", "x2t_image/text").priority for f in files])
+    assert torch.equal(stored.priority, union.sort().values[:50])
 
 
 def test_inputs_that_are_not_finite_are_named(tmp_path: Path) -> None:
