@@ -129,6 +129,13 @@ class WorkbenchApp(App[None]):
         except WorkbenchError as error:
             self.say(str(error), bad=True)
 
+    def _handle_exception(self, error: Exception) -> None:
+        """An error of the core.errors family that nobody met ends the app with one line; others with a traceback."""
+        if isinstance(error, WorkbenchError):
+            self.exit(return_code=error.exit_code, message=f"error: {error}")
+        else:
+            super()._handle_exception(error)
+
     async def run_action(self, action: Any, default_namespace: Any = None, namespaces: Any = None) -> bool:
         """Run an action as Textual does, with its errors shown as one line."""
         with self.guarded():

@@ -56,6 +56,8 @@ class Comparison:
         """How many variants were asked for side by side."""
         self.only_mismatches = False
         self.key: str | None = None
+        self.pictures = False
+        """Whether the answers are pictures."""
         self._reference_keys: dict[str, Row] = {}
         self._keys: list[Row] = []
         self.reload()
@@ -108,17 +110,13 @@ class Comparison:
         """A variant's name without the checkpoint's: ``int4-awq-g64``."""
         return str(row["name"]).removeprefix(f"{self.reference['checkpoint']}_")
 
-    @property
-    def pictures(self) -> bool:
-        """Whether the answers are pictures."""
-        return str(self.reference["task"]) == "t2i"
-
     def reload(self) -> None:
         """Read again which samples there are; the sample looked at stays where it still exists."""
-        columns = ("exact", "mae", "pixel")
+        columns = ("exact", "mae", "pixel", "output_media")
         self._reference_keys = {
             row["sample_key"]: row for row in self.store.output_keys(self.reference["id"], columns)
         }
+        self.pictures = any(row["output_media"] for row in self._reference_keys.values())
         keys = self.store.output_keys(self.variant["id"], columns)
         self._keys = [row for row in keys if row["sample_key"] in self._reference_keys]
         if self.key not in {row["sample_key"] for row in self._keys}:

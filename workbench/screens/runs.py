@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from textual.timer import Timer
 
 FILTER_DELAY_S = 0.13
+SURVEY_DELAY_S = 0.03
 SURVEY_ASIDE = 2000
 """With more runs than this the survey for bold figures and empty columns is a thread's work."""
 
@@ -89,15 +90,19 @@ class RunsScreen(AreaScreen):
         if seen == self._looked:
             return
         self._looked = seen
-        version = self.source.version()
-        if version == self._surveyed:
-            return
-        self._surveyed = version
-        if self.table.total <= SURVEY_ASIDE:
+        if self.table.total > SURVEY_ASIDE:
+            self.set_timer(SURVEY_DELAY_S, self._survey_later)  # after the paint that this is on the way to
+        elif (version := self.source.version()) != self._surveyed:
+            self._surveyed = version
             self._take(survey(self.app.store, self.source.condition))
-        else:
-            work = partial(self._survey_aside, self.source.condition)
-            self.run_worker(work, thread=True, exclusive=True, group="survey", exit_on_error=False)
+
+    def _survey_later(self) -> None:
+        with self.app.guarded():
+            version = self.source.version()
+            if version != self._surveyed:
+                self._surveyed = version
+                work = partial(self._survey_aside, self.source.condition)
+                self.run_worker(work, thread=True, exclusive=True, group="survey", exit_on_error=False)
 
     def _survey_aside(self, condition: str) -> None:
         with Store.open(self.app.store.path, create=False, readonly=True) as store:

@@ -93,6 +93,9 @@ class Table(Widget, can_focus=True):
         self.column = 0
         self.first_shown = 1
         self.total = 0
+        self.page = 1
+        """How many rows fit."""
+        self._asked = False
         self.name_width = max(16, cell_len(columns[0].title) + 1)
         """The cells of the widest first cell seen so far."""
         self.sort_key = ""
@@ -108,11 +111,6 @@ class Table(Widget, can_focus=True):
         """The row under the cursor."""
         index = self.cursor - self._rows_top
         return self._rows[index] if 0 <= index < len(self._rows) else None
-
-    @property
-    def page(self) -> int:
-        """How many rows fit."""
-        return max(1, self.size.height - 1)
 
     def reload(self, *, keep: Any = None) -> None:
         """Ask the source again; the cursor stays on the row ``keep`` if it is still in the window."""
@@ -133,6 +131,7 @@ class Table(Widget, can_focus=True):
         self.post_message(self.Moved(self, self.row))
 
     def _read(self, keep: Any) -> None:
+        self._asked = True
         self.total = self.source.count()
         self.cursor = max(0, min(self.cursor, self.total - 1))
         self._fetch()
@@ -255,6 +254,8 @@ class Table(Widget, can_focus=True):
         return self._line(self._rows[offset], index, width)
 
     def _empty_line(self, y: int, width: int) -> Strip:
+        if not self._asked:
+            return Strip.blank(width)
         lines = centred(self.empty, width, self.size.height)
         return strip(lines[y] if y < len(lines) else []).adjust_cell_length(width)
 
@@ -336,6 +337,7 @@ class Table(Widget, can_focus=True):
 
     def on_resize(self) -> None:
         if self.size.height:
+            self.page = max(1, self.size.height - 1)
             self._show_column()
             self.reload()
 
