@@ -25,6 +25,7 @@ from core.lance.requests import (
 from core.lance.sampler import Sampling
 from core.lance.video import check_name, read_clip, write_media
 from core.runtime import enforcement, load_model, pick_device, pick_dtype
+from core.runtime.memory import check_memory
 from core.store import Store
 
 Said = Callable[[str], None]
@@ -84,6 +85,7 @@ class Session:
         self.say = say
 
     def _load(self) -> tuple[Pipeline, str]:
+        check_memory(self.info, self.device, self.dtype)
         self.say(f"loading {self.info.name} on {self.device}")
         pipeline = load_model(self.info.path, self.device, self.dtype)
         return pipeline, enforcement(pipeline).kernel_path
@@ -136,6 +138,7 @@ class Session:
                 ending.
             DataError: a picture or video is missing or none.
             CheckpointError: a checkpoint not made for the task, or a damaged one.
+            WorkbenchError: not enough memory for the weights; nothing was loaded.
         """
         request, sampler = self._read(asked)
         pipeline, kernel_path = self._load()
