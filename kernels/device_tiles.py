@@ -104,6 +104,7 @@ def _write(
     factor_ptr,
     bias_ptr,
     out_ptr,
+    out_stride,
     M,
     N,
     REST: tl.constexpr,
@@ -129,7 +130,7 @@ def _write(
         place = tile * BLOCK_N + tl.arange(0, BLOCK_N)
         width = N
     inside = (place < width)[:, None] & (columns < M)[None, :]
-    at = columns.to(tl.int64)[None, :] * width + place[:, None]
+    at = columns.to(tl.int64)[None, :] * out_stride + place[:, None]
     tl.store(out_ptr + at, result.to(out_ptr.dtype.element_ty), mask=inside)
 
 
@@ -146,6 +147,7 @@ def finish(
     out_ptr,
     partial_ptr,
     ticket_ptr,
+    out_stride,
     M,
     N,
     REST: tl.constexpr,
@@ -175,11 +177,11 @@ def finish(
                 whole += tl.load(base + part * SIZE + inner, cache_modifier=".cg")
             tl.store(ticket_ptr + slot, 0)
             _write(
-                whole, tile, columns, factor_ptr, bias_ptr, out_ptr, M, N,
+                whole, tile, columns, factor_ptr, bias_ptr, out_ptr, out_stride, M, N,
                 REST, BIAS, SWIGLU, BLOCK_N, BLOCK_M,
             )  # fmt: skip
     else:
         _write(
-            total, tile, columns, factor_ptr, bias_ptr, out_ptr, M, N,
+            total, tile, columns, factor_ptr, bias_ptr, out_ptr, out_stride, M, N,
             REST, BIAS, SWIGLU, BLOCK_N, BLOCK_M,
         )  # fmt: skip

@@ -1,5 +1,5 @@
 # mypy: disallow-untyped-decorators=False, disallow-untyped-defs=False, disallow-incomplete-defs=False
-"""Many rows of activations: the weight written out once, for the vendor's matrix product to read; and SwiGLU."""
+"""Many rows of activations: the weight written out once, for the vendor's matrix product to read."""
 
 from __future__ import annotations
 
@@ -38,15 +38,3 @@ def expand(
     column = block * 128 + tl.arange(0, 128)
     at = out_ptr + local.to(tl.int64)[:, None] * K + column[None, :]
     tl.store(at, weight, mask=(local < count)[:, None] & (column < K)[None, :])
-
-
-@triton.jit
-def swiglu(x_ptr, out_ptr, WIDTH, BLOCK: tl.constexpr):
-    """out[m, :] = silu(x[m, :WIDTH]) * x[m, WIDTH:]; grid (rows, tiles of WIDTH)."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < WIDTH
-    gate = tl.load(x_ptr + row * 2 * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(x_ptr + row * 2 * WIDTH + WIDTH + column, mask=inside, other=0.0).to(tl.float32)
-    result = gate / (1.0 + tl.exp(-gate)) * up
-    tl.store(out_ptr + row * WIDTH + column, result.to(out_ptr.dtype.element_ty), mask=inside)

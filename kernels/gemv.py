@@ -67,6 +67,6 @@ def gemv(
         total += _times(n7, x_ptr, column + 112, K, EVEN_K)
     finish(
         tl.sum(total, 1)[:, None], tile, tile, split, N_SPLITS, tl.arange(0, 1),
-        factor_ptr, bias_ptr, out_ptr, partial_ptr, ticket_ptr, 1, N,
+        factor_ptr, bias_ptr, out_ptr, partial_ptr, ticket_ptr, N, 1, N,
         REST, BIAS, SWIGLU, SPLIT, BLOCK_N, 1,
     )  # fmt: skip

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from kernels.config import Config
 from kernels.decode import INT4, NVFP4, NVFP4_REST
-from kernels.expand import expand, swiglu
+from kernels.decoder_ops import swiglu
+from kernels.expand import expand
 from kernels.gemv import gemv
 from kernels.matmul import matmul
 from kernels.tiles import BLOCK, TICKETS, TiledWeight
@@ -31,7 +32,12 @@ def _constants(weight: TiledWeight, x: Tensor) -> dict[str, Any]:
 
 
 def launch(
-    x: Tensor, weight: TiledWeight, bias: Tensor | None, config: Config, gated: bool = False
+    x: Tensor,
+    weight: TiledWeight,
+    bias: Tensor | None,
+    config: Config,
+    gated: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
     """``x W^T + bias``, or its halves as ``silu(gate) * up``, in one configuration.
 
@@ -41,22 +47,26 @@ def launch(
         bias: [N] in ``x``'s dtype, or None.
         config: which kernel; ``gemv`` needs M = 1.
         gated: apply SwiGLU.
+        out: where to write, columns contiguous; None allocates.
 
     Returns:
-        [M, N], or [M, N/2] if gated, in ``x``'s dtype.
+        [M, N], or [M, N/2] if gated, in ``x``'s dtype: ``out`` if it was given.
     """
-    if config.kernel == "expand":
-        out = _through_scratch(x, weight, bias, config)
-        return gate(out) if gated else out
     m, n = x.shape[0], weight.rows
     width = n // 2 if gated else n
-    tiles = triton.cdiv(n, config.block_n) if not gated else triton.cdiv(width, config.block_n // 2)
+    if out is None:
+        out = torch.empty(m, width, dtype=x.dtype, device=x.device)
+    if config.kernel == "expand":
+        if not gated:
+            return _through_scratch(x, weight, bias, config, out)
+        both = torch.empty(m, n, dtype=x.dtype, device=x.device)
+        return swiglu(_through_scratch(x, weight, bias, config, both), out)
+    tiles = triton.cdiv(width, config.block_n // 2) if gated else triton.cdiv(n, config.block_n)
     programs = tiles * triton.cdiv(m, config.block_m)
     splits = config.splits if programs <= TICKETS else 1
-    out = torch.empty(m, width, dtype=x.dtype, device=x.device)
     size = programs * splits * config.block_n * config.block_m if splits > 1 else 0
-    partial = torch.empty(size, dtype=torch.float32, device=x.device) if size else weight.tickets
     # An argument that the configuration leaves unread still needs a pointer.
+    partial = torch.empty(size, dtype=torch.float32, device=x.device) if size else weight.tickets
     tensors = (
         x,
         weight.codes,
@@ -80,8 +90,9 @@ def launch(
         gemv[(programs, splits)](*tensors, n, weight.columns, splits, **constants)
     else:
         matmul[(programs, splits)](
-            *tensors, m, n, weight.columns, splits, x.stride(0), **constants, BLOCK_M=config.block_m
-        )
+            *tensors, m, n, weight.columns, splits, x.stride(0), out.stride(0),
+            **constants, BLOCK_M=config.block_m,
+        )  # fmt: skip
     return out
 
 
@@ -97,35 +108,20 @@ def decode_rows(weight: TiledWeight, first: int, count: int, like: Tensor) -> Te
     return out
 
 
-def _through_scratch(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: Config) -> Tensor:
+def _through_scratch(
+    x: Tensor, weight: TiledWeight, bias: Tensor | None, config: Config, out: Tensor
+) -> Tensor:
     """Decode ``chunk`` rows at a time and let torch multiply."""
-    parts = weight.parts or ((weight.rows, 1.0),)
     chunk = config.chunk or weight.rows
     rest = _rest(weight, x.dtype)
-    if chunk >= weight.rows and len(parts) == 1:
-        dense = decode_rows(weight, 0, weight.rows, x)
-        if rest == 1.0:
-            return torch.nn.functional.linear(x, dense, bias)
-        if bias is not None:
-            return torch.addmm(bias, x, dense.t(), alpha=rest * parts[0][1])
-        return torch.addmm(x.new_empty(1), x, dense.t(), beta=0, alpha=rest * parts[0][1])
-    out = torch.empty(x.shape[0], weight.rows, dtype=x.dtype, device=x.device)
+    # Without a bias the addend is not read (beta is 0), but there has to be one.
+    addend = x.new_empty(weight.rows) if bias is None else bias
+    beta = 0 if bias is None else 1
     first = 0
-    for rows, factor in parts:
+    for rows, factor in weight.parts or ((weight.rows, 1.0),):
         for start in range(first, first + rows, chunk):
-            count = min(chunk, first + rows - start)
-            dense = decode_rows(weight, start, count, x)
-            into = out[:, start : start + count]
-            addend = x.new_empty(1) if bias is None else bias[start : start + count]
-            beta = 0 if bias is None else 1
-            torch.addmm(addend, x, dense.t(), beta=beta, alpha=rest * factor, out=into)
+            stop = min(start + chunk, first + rows)
+            dense = decode_rows(weight, start, stop - start, x).t()
+            torch.addmm(addend[start:stop], x, dense, beta=beta, alpha=rest * factor, out=out[:, start:stop])
         first += rows
-    return out
-
-
-def gate(x: Tensor) -> Tensor:
-    """``silu(x[:, :N/2]) * x[:, N/2:]`` of [M, N], rounded once."""
-    m, width = x.shape[0], x.shape[1] // 2
-    out = torch.empty(m, width, dtype=x.dtype, device=x.device)
-    swiglu[(m, triton.cdiv(width, 1024))](x, out, width, BLOCK=1024, num_warps=4)
     return out

@@ -67,7 +67,8 @@ def prepare(weight: StoredWeight) -> Weight:
 
 
 def path(weight: Weight, m: int | None = None) -> str:
-    """The implementation that ``linear`` uses, for records: ``triton:matmul 16x64 ...`` or the reference's name.
+    """The implementation that ``linear`` uses, for records: ``triton:matmul 16x64 ...`` or the reference's
+    name.
 
     Args:
         weight: from ``prepare``.
@@ -82,24 +83,24 @@ def path(weight: Weight, m: int | None = None) -> str:
     return f"triton:{config.label}"
 
 
-def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-    """``x W^T + bias``: [..., K] to [..., N] in ``x``'s dtype.
+def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """``x W^T + bias``: [..., K] to [..., N] in ``x``'s dtype, written to ``out`` if it is given.
 
     Weights from ``prepare`` run in a kernel if ``x`` is bfloat16 or float16; everything else, in pure torch.
 
     Raises:
-        ValueError: ``x`` and ``weight`` disagree about K.
+        ValueError: ``x``, ``weight`` and ``out`` do not fit.
     """
-    return _run(x, weight, bias, gated=False)
+    return _run(x, weight, bias, out, gated=False)
 
 
-def linear_swiglu(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+def linear_swiglu(x: Tensor, weight: Weight, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """``silu(x G^T) * (x U^T)`` of a fused weight whose rows are those of gate G, then of up U: [..., N/2].
 
     Raises:
-        ValueError: ``x`` and ``weight`` disagree about K, or N is odd.
+        ValueError: ``x``, ``weight`` and ``out`` do not fit, or N is odd.
     """
-    return _run(x, weight, bias, gated=True)
+    return _run(x, weight, bias, out, gated=True)
 
 
 def _device(device: torch.device) -> tuple[str, int]:
@@ -110,12 +111,17 @@ def _device(device: torch.device) -> tuple[str, int]:
     return properties.name, properties.multi_processor_count
 
 
-def _run(x: Tensor, weight: Weight, bias: Tensor | None, gated: bool) -> Tensor:
+def _run(x: Tensor, weight: Weight, bias: Tensor | None, out: Tensor | None, gated: bool) -> Tensor:
     rows, columns = (weight.rows, weight.columns) if isinstance(weight, TiledWeight) else weight.shape
     if x.shape[-1] != columns or (gated and rows % 2):
         raise ValueError(
             f"activations {list(x.shape)} do not fit a weight {[rows, columns]}: wanted [..., {columns}]"
             + (" and an even number of rows, gate's and up's" if gated else "")
+        )
+    wanted = (*x.shape[:-1], rows // 2 if gated else rows)
+    if out is not None and (out.shape != wanted or out.dtype != x.dtype or out.stride(-1) != 1):
+        raise ValueError(
+            f"out is {list(out.shape)} {out.dtype}, wanted {list(wanted)} {x.dtype} with contiguous columns"
         )
     bias = None if bias is None else bias.to(x.dtype)
     if isinstance(weight, TiledWeight) and x.dtype in (torch.bfloat16, torch.float16) and x.numel():
@@ -125,10 +131,11 @@ def _run(x: Tensor, weight: Weight, bias: Tensor | None, gated: bool) -> Tensor:
         flat = flat if flat.stride(1) == 1 else flat.contiguous()
         name, processors = _device(weight.device)
         config = choose(name, processors, weight.format, rows, columns, flat.shape[0], gated)
-        out = launch(flat, weight, None if bias is None else bias.contiguous(), config, gated)
-        return out.view(*x.shape[:-1], out.shape[-1])
-    out = torch.nn.functional.linear(x, weight.dense().to(x.dtype), bias)
-    if not gated:
-        return out
-    left, up = out.chunk(2, dim=-1)
-    return torch.nn.functional.silu(left) * up
+        into = None if out is None else out.view(-1, wanted[-1])
+        done = launch(flat, weight, None if bias is None else bias.contiguous(), config, gated, into)
+        return done.view(wanted) if out is None else out
+    result = torch.nn.functional.linear(x, weight.dense().to(x.dtype), bias)
+    if gated:
+        left, up = result.chunk(2, dim=-1)
+        result = torch.nn.functional.silu(left) * up
+    return result if out is None else out.copy_(result)

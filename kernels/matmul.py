@@ -29,6 +29,7 @@ def matmul(
     K,
     N_SPLITS,
     x_stride,
+    out_stride,
     GROUP: tl.constexpr,
     FORMAT: tl.constexpr,
     REST: tl.constexpr,
@@ -43,9 +44,9 @@ def matmul(
 ):
     """out[M, N] = x W^T; grid (tiles of N x tiles of M, M fastest; N_SPLITS).
 
-    ``x_ptr`` [M, K] with rows ``x_stride`` apart; ``codes_ptr``, ``scales_ptr``, ``factor_ptr`` as in
-    ``TiledWeight``; REST is multiplied into each row's factor (1: there are no factors); SWIGLU writes
-    silu(gate) * up [M, N/2]; SPLIT adds N_SPLITS parts of K; EVEN_K promises that 128 divides K.
+    ``x_ptr`` [M, K] with rows ``x_stride`` apart, ``out_ptr`` likewise; ``codes_ptr``, ``scales_ptr`` and
+    ``factor_ptr`` as in ``TiledWeight``; REST is multiplied into each row's factor (1: there are no factors);
+    SWIGLU writes silu(gate) * up [M, N/2]; SPLIT adds N_SPLITS parts of K; EVEN_K promises that 128 divides K.
     """
     program = tl.program_id(0)
     split = tl.program_id(1)
@@ -78,6 +79,6 @@ def matmul(
         total = tl.dot(weight, x, total)
     finish(
         total, tile, program, split, N_SPLITS, columns,
-        factor_ptr, bias_ptr, out_ptr, partial_ptr, ticket_ptr, M, N,
+        factor_ptr, bias_ptr, out_ptr, partial_ptr, ticket_ptr, out_stride, M, N,
         REST, BIAS, SWIGLU, SPLIT, BLOCK_N, BLOCK_M,
     )  # fmt: skip

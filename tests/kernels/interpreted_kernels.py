@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kernels.config import Config
-from kernels.launch import decode_rows, gate, launch
+from kernels.launch import decode_rows, launch
 from kernels.linear import linear, linear_swiglu, path, prepare
 from kernels.samples import exact, int4, nvfp4, relative_error
 from kernels.tiles import tile
@@ -87,10 +87,14 @@ def test_rows_of_activations_may_lie_apart() -> None:
     assert relative_error(found, exact(x, weight, None)) < 6e-4
 
 
-def test_gate_is_silu_times_up() -> None:
-    x = draw(3, 90)
-    left, up = x.float().chunk(2, dim=1)
-    assert torch.allclose(gate(x).float(), torch.nn.functional.silu(left) * up, rtol=1e-3, atol=1e-3)
+@pytest.mark.parametrize("config", [GEMV, MATMUL, EXPAND])
+def test_results_may_be_written_between_others(config: Config) -> None:
+    weight = WEIGHTS["g32 asym"]
+    x = draw(1 if config is GEMV else 3, 160)
+    around = torch.full((x.shape[0], 60), 7.0).half()
+    found = launch(x, tile(weight), None, config, out=around[:, 10:50])
+    assert relative_error(found, exact(x, weight, None)) < 6e-4
+    assert (around[:, :10] == 7).all() and (around[:, 50:] == 7).all()
 
 
 @pytest.mark.parametrize("weight", [WEIGHTS["g32 asym"], WEIGHTS["nvfp4"]], ids=["int4", "nvfp4"])
@@ -110,3 +114,8 @@ def test_the_linear_takes_batches_and_dtypes_that_no_kernel_has(weight: StoredWe
 def test_activations_of_another_width_are_refused() -> None:
     with pytest.raises(ValueError, match=r"activations \[2, 64\] do not fit a weight \[27, 256\]"):
         linear(draw(2, 64), prepare(WEIGHTS["g64 asym"]))
+
+
+def test_an_output_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"out is \[2, 26\] .* wanted \[2, 27\]"):
+        linear(draw(2, 256), prepare(WEIGHTS["g64 asym"]), out=torch.empty(2, 26).half())
