@@ -1,7 +1,7 @@
 """Speed of the quantized linears beside bf16 and other libraries: ``python -m kernels.benchmark``.
 
-All full-size linears and numbers of rows, against cuBLAS in bfloat16 and torch's tinygemm in the same process:
-CUDA-graph replays, medians, weights rotating through more than the L2 cache holds.
+All full-size linears and numbers of rows, against cuBLAS in bfloat16, torch's tinygemm and gemlite in the same
+process: CUDA-graph replays, medians, weights rotating through more than the L2 cache holds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kernels import rivals
 from kernels.config import choose
 from kernels.launch import launch
 from kernels.linear import linear
@@ -27,9 +28,6 @@ from kernels.timing import (
     random_tiles,
     read_bandwidth,
 )
-
-TINYGEMM_ROWS = 64
-"""Above this many rows tinygemm, made for few, is left out: it takes milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +50,20 @@ def _calls(x: Tensor, weights: Sequence[Tensor]) -> list[Callable[[], object]]:
     return [lambda w=w: torch.nn.functional.linear(x, w) for w in weights]  # type: ignore[misc]
 
 
-def _tinygemm(rows: int, columns: int, group: int) -> list[tuple[Tensor, Tensor]]:
-    """Random weights in tinygemm's layout."""
-    made = []
-    for _ in range(copies_of(rows * columns // 2)):
-        codes = torch.randint(0, 256, (rows, columns // 2), dtype=torch.uint8, device="cuda")
-        packed = torch.ops.aten._convert_weight_to_int4pack(codes, 8)
-        made.append((packed, torch.rand(columns // group, rows, 2, device="cuda", dtype=torch.bfloat16)))
-    return made
+def measure(
+    formats: Sequence[str],
+    others: Sequence[str] = ("tinygemm",),
+    ms: Sequence[int] = ROWS,
+    group: int = 64,
+) -> Iterator[list[Row]]:
+    """Time every linear; yields the rows of one linear at a time.
 
-
-def measure(formats: Sequence[str], ms: Sequence[int] = ROWS, group: int = 64) -> Iterator[list[Row]]:
-    """Time every linear; yields the rows of one linear at a time."""
+    Args:
+        formats: of ``TiledWeight.format``.
+        others: names from ``kernels.rivals``.
+        ms: numbers of rows of activations.
+        group: columns that share a scale in the rivals' weights.
+    """
     peak = read_bandwidth()
     name = torch.cuda.get_device_name()
     processors = torch.cuda.get_device_properties(0).multi_processor_count
@@ -85,28 +85,25 @@ def measure(formats: Sequence[str], ms: Sequence[int] = ROWS, group: int = 64) -
         bf16 = {m: microseconds(_calls(inputs[m], dense)) for m in ms}
         out += [row(m, "bf16", bf16[m], dense[0].nbytes, "cublas", bf16[m]) for m in ms]
         del dense
-        tiny = _tinygemm(rows, columns, group)
-        for m in (m for m in ms if m <= TINYGEMM_ROWS):
-            x = inputs[m]
-            calls = [
-                lambda x=x, w=w, s=s: torch.ops.aten._weight_int4pack_mm(x, w, group, s) for w, s in tiny
-            ]
-            nbytes = tiny[0][0].nbytes + tiny[0][1].nbytes
-            out.append(row(m, f"tinygemm int4-g{group}", microseconds(calls), nbytes, "", bf16[m]))
-        del tiny
+        for other in others:
+            linears, nbytes = rivals.make(other, rows, columns, group)
+            for m in (m for m in ms if m <= rivals.MOST_ROWS[other]):
+                x = inputs[m]
+                taken = microseconds([lambda f=f, x=x: f(x) for f in linears])  # type: ignore[misc]
+                out.append(row(m, f"{other} int4-g{group}", taken, nbytes, "", bf16[m]))
+            del linears
         for format in formats:  # noqa: A001
             weights = random_tiles(format, rows, columns, 1)
             weights = random_tiles(format, rows, columns, copies_of(weights[0].nbytes))
             for m in ms:
                 x = inputs[m]
-                turn = weights if m < 1024 else weights[:6]
-                taken = microseconds([lambda w=w, x=x: linear(x, w) for w in turn])  # type: ignore[misc]
+                taken = microseconds([lambda w=w, x=x: linear(x, w) for w in weights])  # type: ignore[misc]
                 how = choose(name, processors, format, rows, columns, m, False)
                 out.append(row(m, format, taken, weights[0].nbytes, how.label, bf16[m]))
                 if key == "gate_up" and m <= 16:
                     gated = choose(name, processors, format, rows, columns, m, True)
                     taken = microseconds(
-                        [lambda w=w, x=x, c=gated: launch(x, w, None, c, True) for w in turn]  # type: ignore[misc]
+                        [lambda w=w, x=x, c=gated: launch(x, w, None, c, True) for w in weights]  # type: ignore[misc]
                     )
                     out.append(row(m, f"{format} swiglu", taken, weights[0].nbytes, gated.label, bf16[m]))
             del weights
@@ -126,10 +123,13 @@ def main() -> None:
     """Print the table and, with ``--output``, write the rows as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--formats", default="int4-g64,nvfp4")
+    parser.add_argument("--rivals", default=",".join(rivals.available()), help="tinygemm, gemlite")
+    parser.add_argument("--rows", default=",".join(map(str, ROWS)), help="numbers of rows of activations")
     parser.add_argument("--output", type=Path)
     parsed = parser.parse_args()
     rows: list[Row] = []
-    for some in measure(parsed.formats.split(",")):
+    formats, others = ([name for name in text.split(",") if name] for text in (parsed.formats, parsed.rivals))
+    for some in measure(formats, others, [int(m) for m in parsed.rows.split(",")]):
         rows += some
         print(table(some), flush=True)
         if parsed.output:

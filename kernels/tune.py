@@ -104,15 +104,13 @@ def tune_shape(
     entries = []
     for m in ms:
         x = random_rows(m, columns)
-        # Long calls pass over enough bytes with fewer weights.
-        turn = weights if m < 1024 else weights[:6]
         found: list[tuple[float, Config]] = []
         for config in candidates(m, rows, columns, processors):
             if gated and (config.kernel == "expand" or config.splits > 1):
                 continue
             try:
                 taken = microseconds(
-                    [lambda w=w, x=x, c=config: launch(x, w, None, c, gated) for w in turn],  # type: ignore[misc]
+                    [lambda w=w, x=x, c=config: launch(x, w, None, c, gated) for w in weights],  # type: ignore[misc]
                     7 if m >= 256 else 11,
                 )
             except Exception as error:  # a configuration that this device cannot hold
