@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -38,11 +39,7 @@ def _tinygemm(rows: int, columns: int, group: int, copies: int) -> tuple[list[Li
         codes = torch.randint(0, 256, (rows, columns // 2), dtype=torch.uint8, device="cuda")
         packed = torch.ops.aten._convert_weight_to_int4pack(codes, 8)
         scales = torch.rand(columns // group, rows, 2, device="cuda", dtype=torch.bfloat16)
-        linears.append(
-            lambda x, packed=packed, scales=scales: torch.ops.aten._weight_int4pack_mm(
-                x, packed, group, scales
-            )
-        )
+        linears.append(partial(_multiply, packed=packed, scales=scales, group=group))
     return linears, rows * columns // 2 + 4 * rows * (columns // group)
 
 
