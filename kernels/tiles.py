@@ -110,10 +110,10 @@ def _interleave(nibbles: Tensor) -> Tensor:
     rows, columns = nibbles.shape
     blocks = -(-columns // BLOCK)
     padded = torch.nn.functional.pad(nibbles, (0, blocks * BLOCK - columns))
-    runs = padded.reshape(rows, blocks, 8, 16).transpose(0, 1).to(torch.int32)
+    runs = padded.reshape(rows, blocks, 8, 16).transpose(0, 1)
     words = torch.zeros(blocks, rows, 16, dtype=torch.int32, device=nibbles.device)
     for i in range(8):
-        words |= runs[:, :, i] << (4 * i)
+        words |= runs[:, :, i].to(torch.int32) << (4 * i)
     return words
 
 

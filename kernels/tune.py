@@ -28,7 +28,7 @@ SHAPES_OF_TILES = {
     16: [(32, 2, 4), (64, 4, 3), (64, 4, 5), (128, 4, 3), (128, 8, 4)],
     32: [(64, 4, 3), (64, 4, 5), (128, 4, 3), (128, 8, 4)],
     64: [(64, 4, 3), (64, 4, 4), (128, 4, 3), (128, 8, 3), (128, 8, 4)],
-    128: [(64, 4, 3), (128, 4, 3), (128, 8, 3), (128, 8, 4), (256, 8, 3)],
+    128: [(64, 4, 2), (64, 4, 3), (128, 4, 3), (128, 8, 3), (128, 8, 4), (256, 8, 3)],
     256: [(64, 4, 3), (128, 8, 2), (128, 8, 3)],
 }  # fmt: skip
 GEMV_TILES = [(32, 4, 1), (64, 4, 1), (128, 4, 1), (64, 4, 4)]
@@ -39,8 +39,9 @@ def kinds(m: int) -> Iterator[Config]:
     if m == 1:
         for rows, warps, stages in GEMV_TILES:
             yield Config("gemv", 1, rows, warps, stages)
-    fitting = [size for size in SHAPES_OF_TILES if size >= m] or [256]
-    wanted = {fitting[0], 128} if m > 128 else {fitting[0]}
+    fit = next((size for size in SHAPES_OF_TILES if size >= m), max(SHAPES_OF_TILES))
+    # Where arithmetic begins to count, two smaller tiles can fill the device better than one.
+    wanted = {fit, fit // 2} if m >= 128 else {fit}
     for size in sorted(wanted):
         for rows, warps, stages in SHAPES_OF_TILES[size]:
             yield Config("matmul", size, rows, warps, stages)
