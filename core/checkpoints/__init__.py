@@ -1,7 +1,7 @@
-"""Checkpoints on disk: finding, describing, verifying and reading them tensor by tensor.
+"""Checkpoints on disk: finding, describing, verifying, fetching and making them, and reading them tensor by tensor.
 
-``describe`` and ``resolve`` read headers and JSON only and import no torch; ``TensorSource`` imports torch when a
-tensor is asked for.
+``describe`` and ``resolve`` read headers and JSON only; they and ``fetch`` import no torch, ``TensorSource`` only when
+a tensor is asked for.
 """
 
 from core.checkpoints.describe import CheckpointInfo, describe
