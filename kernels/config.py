@@ -16,21 +16,22 @@ from typing import Any, Literal
 
 FOLDER = Path(__file__).parent / "tuned"
 
-Kernel = Literal["gemv", "matmul", "expand"]
+Kernel = Literal["matmul", "expand"]
 
 
 @dataclass(frozen=True)
 class Config:
     """One way to run a quantized linear.
 
-    ``gemv``: one row, ``block_n`` weight rows a program. ``matmul``: ``block_m`` x ``block_n`` outputs a
-    program. Both divide K among ``splits`` programs. ``expand``: ``chunk`` weight rows (0: all of them) at a time
-    are decoded into scratch memory and multiplied by the vendor's library.
+    ``matmul``: ``block_m`` x ``block_n`` outputs a program, K divided among ``splits`` programs and, inside
+    one, taken ``blocks`` blocks at a time. ``expand``: ``chunk`` weight rows (0: all of them) at a time are decoded
+    into scratch memory and multiplied by the vendor's library.
     """
 
     kernel: Kernel
-    block_m: int = 1
+    block_m: int = 16
     block_n: int = 64
+    blocks: int = 1
     warps: int = 4
     stages: int = 4
     splits: int = 1
@@ -38,10 +39,11 @@ class Config:
 
     @property
     def label(self) -> str:
-        """For tables, for example ``matmul 16x64 w4 s4 k2``."""
+        """For tables, for example ``matmul 16x64x1 w4 s4 k2``."""
         if self.kernel == "expand":
             return f"expand {self.chunk or 'all'}"
-        return f"{self.kernel} {self.block_m}x{self.block_n} w{self.warps} s{self.stages} k{self.splits}"
+        shape = f"{self.block_m}x{self.block_n}x{self.blocks}"
+        return f"{self.kernel} {shape} w{self.warps} s{self.stages} k{self.splits}"
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -118,7 +120,7 @@ def rule(rows: int, columns: int, m: int, processors: int) -> Config:
     block_n = 64 if block_m < 64 else 128
     tiles = -(-rows // block_n) * -(-m // block_m)
     splits = 1 if block_m > 64 else max(1, min(8, 2 * processors // tiles, columns // 256))
-    return Config("matmul", block_m, block_n, 4 if block_m < 64 else 8, 4 if block_m < 128 else 3, splits)
+    return Config("matmul", block_m, block_n, 1, 4 if block_m < 64 else 8, 4 if block_m < 128 else 3, splits)
 
 
 @cache

@@ -26,47 +26,13 @@ def tile_rows(tile, N, BLOCK_N: tl.constexpr, SWIGLU: tl.constexpr):
 def _scale_words(
     scales_ptr, rows, block, part: tl.constexpr, N, K, PER_WORD: tl.constexpr, EVEN_K: tl.constexpr
 ):
-    """The words [rows] of columns ``PER_WORD * part`` and up of a block; zeros behind the last column."""
-    index = block * (128 // PER_WORD) + part
+    """The words of columns ``PER_WORD * part`` and up of a block, [..., 1]; zeros behind the last column."""
+    index = block * (128 // PER_WORD) + part + rows * 0
     if EVEN_K:
-        return tl.load(scales_ptr + index * N + rows)
+        words = tl.load(scales_ptr + index * N + rows)
     else:
-        return tl.load(scales_ptr + index * N + rows, mask=rows * 0 + index * PER_WORD < K, other=0)
-
-
-@triton.jit
-def decode_block(
-    codes_ptr,
-    scales_ptr,
-    rows,
-    block,
-    N,
-    K,
-    GROUP: tl.constexpr,
-    FORMAT: tl.constexpr,
-    DTYPE: tl.constexpr,
-    EVEN_K: tl.constexpr,
-    FAST: tl.constexpr,
-):
-    """Decode a block of 128 columns of ``rows``: eight tiles [rows, 16], of columns 0 to 15, 16 to 31, ...
-
-    EVEN_K promises that the last block is whole.
-    """
-    word = tl.arange(0, 16)
-    words = tl.load(codes_ptr + block * (N * 16) + (rows * 16)[:, None] + word[None, :])
-    # Columns whose scales are in one word. A pass loads each word once and reads it for all its nibbles.
-    PER_WORD: tl.constexpr = GROUP if FORMAT == INT4 else 64
-    s0 = _scale_words(scales_ptr, rows, block, 0, N, K, PER_WORD, EVEN_K)[:, None]
-    if PER_WORD == 128:
-        s2, s4, s6 = s0, s0, s0
-    else:
-        s4 = _scale_words(scales_ptr, rows, block, 64 // PER_WORD, N, K, PER_WORD, EVEN_K)[:, None]
-        if PER_WORD == 64:
-            s2, s6 = s0, s4
-        else:
-            s2 = _scale_words(scales_ptr, rows, block, 1, N, K, PER_WORD, EVEN_K)[:, None]
-            s6 = _scale_words(scales_ptr, rows, block, 3, N, K, PER_WORD, EVEN_K)[:, None]
-    return decode(words, s0, s0, s2, s2, s4, s4, s6, s6, FORMAT, DTYPE, FAST)
+        words = tl.load(scales_ptr + index * N + rows, mask=index * PER_WORD < K, other=0)
+    return tl.expand_dims(words, -1)
 
 
 @triton.jit
@@ -81,19 +47,37 @@ def weight_block(
     FORMAT: tl.constexpr,
     DTYPE: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    BLOCKS: tl.constexpr,
     EVEN_K: tl.constexpr,
     FAST: tl.constexpr,
 ):
-    """Decode a block as one tile [BLOCK_N, 128], its columns in order.
+    """Decode blocks of 128 columns, their columns in order.
 
-    In the registers of a matrix operand the eight tiles already lie so: the joins below move nothing.
+    Either ``rows`` [BLOCK_N] of one ``block``: a tile [BLOCK_N, 128]; or ``rows`` [1, BLOCK_N] of ``block``
+    [BLOCKS, 1]: [BLOCKS, BLOCK_N, 128]. EVEN_K promises that every block is whole.
     """
-    n0, n1, n2, n3, n4, n5, n6, n7 = decode_block(
-        codes_ptr, scales_ptr, rows, block, N, K, GROUP, FORMAT, DTYPE, EVEN_K, FAST
-    )
+    words = tl.load(codes_ptr + tl.expand_dims(block * (N * 16) + rows * 16, -1) + tl.arange(0, 16))
+    # Columns whose scales are in one word. A pass loads each word once and reads it for all its nibbles.
+    PER_WORD: tl.constexpr = GROUP if FORMAT == INT4 else 64
+    s0 = _scale_words(scales_ptr, rows, block, 0, N, K, PER_WORD, EVEN_K)
+    if PER_WORD == 128:
+        s2, s4, s6 = s0, s0, s0
+    else:
+        s4 = _scale_words(scales_ptr, rows, block, 64 // PER_WORD, N, K, PER_WORD, EVEN_K)
+        if PER_WORD == 64:
+            s2, s6 = s0, s4
+        else:
+            s2 = _scale_words(scales_ptr, rows, block, 1, N, K, PER_WORD, EVEN_K)
+            s6 = _scale_words(scales_ptr, rows, block, 3, N, K, PER_WORD, EVEN_K)
+    n0, n1, n2, n3, n4, n5, n6, n7 = decode(words, s0, s0, s2, s2, s4, s4, s6, s6, FORMAT, DTYPE, FAST)
+    # In the registers of a matrix operand the eight tiles already lie in order: the joins move nothing.
     even = tl.join(tl.join(n0, n4), tl.join(n2, n6))
     odd = tl.join(tl.join(n1, n5), tl.join(n3, n7))
-    return tl.reshape(tl.permute(tl.join(even, odd), [0, 2, 3, 4, 1]), [BLOCK_N, 128])
+    if BLOCKS == 1:
+        weight = tl.reshape(tl.permute(tl.join(even, odd), [0, 2, 3, 4, 1]), [BLOCK_N, 128])
+    else:
+        weight = tl.reshape(tl.permute(tl.join(even, odd), [0, 1, 3, 4, 5, 2]), [BLOCKS, BLOCK_N, 128])
+    return weight
 
 
 @triton.jit

@@ -33,7 +33,7 @@ def expand(
     block = tl.program_id(1)
     rows = tl.minimum(first_row + local, N - 1)
     weight = weight_block(
-        codes_ptr, scales_ptr, rows, block, N, K, GROUP, FORMAT, DTYPE, BLOCK_N, EVEN_K, FAST
+        codes_ptr, scales_ptr, rows, block, N, K, GROUP, FORMAT, DTYPE, BLOCK_N, 1, EVEN_K, FAST
     )
     column = block * 128 + tl.arange(0, 128)
     at = out_ptr + local.to(tl.int64)[:, None] * K + column[None, :]

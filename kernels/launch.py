@@ -12,7 +12,6 @@ from kernels.config import Config
 from kernels.decode import INT4, NVFP4, NVFP4_REST
 from kernels.decoder_ops import swiglu
 from kernels.expand import expand
-from kernels.gemv import gemv
 from kernels.matmul import matmul
 from kernels.tiles import BLOCK, TICKETS, TiledWeight
 
@@ -22,11 +21,11 @@ def _rest(weight: TiledWeight, dtype: torch.dtype) -> float:
     return 1.0 if weight.factors is None else NVFP4_REST[str(dtype).removeprefix("torch.")]
 
 
-def _constants(weight: TiledWeight, x: Tensor) -> dict[str, Any]:
+def _constants(weight: TiledWeight, x: Tensor, blocks: int = 1) -> dict[str, Any]:
     return {
         "GROUP": weight.group,
         "FORMAT": INT4 if weight.factors is None else NVFP4,
-        "EVEN_K": weight.columns % BLOCK == 0,
+        "EVEN_K": weight.columns % (BLOCK * blocks) == 0,
         "FAST": x.is_cuda,
     }
 
@@ -45,7 +44,7 @@ def launch(
         x: bfloat16 or float16 [M, K], columns contiguous.
         weight: the weight [N, K]; for ``gated`` the rows of gate, then those of up.
         bias: [N] in ``x``'s dtype, or None.
-        config: which kernel; ``gemv`` needs M = 1.
+        config: which kernel.
         gated: apply SwiGLU.
         out: where to write, columns contiguous; None allocates.
 
@@ -77,22 +76,20 @@ def launch(
         partial,
         weight.tickets,
     )
-    constants = _constants(weight, x) | {
+    constants = _constants(weight, x, config.blocks) | {
         "REST": _rest(weight, x.dtype),
         "BIAS": bias is not None,
         "SWIGLU": gated,
         "SPLIT": splits > 1,
+        "BLOCK_M": config.block_m,
         "BLOCK_N": config.block_n,
+        "BLOCKS": config.blocks,
         "STAGES": config.stages,
         "num_warps": config.warps,
     }
-    if config.kernel == "gemv":
-        gemv[(programs, splits)](*tensors, n, weight.columns, splits, **constants)
-    else:
-        matmul[(programs, splits)](
-            *tensors, m, n, weight.columns, splits, x.stride(0), out.stride(0),
-            **constants, BLOCK_M=config.block_m,
-        )  # fmt: skip
+    matmul[(programs, splits)](
+        *tensors, m, n, weight.columns, splits, x.stride(0), out.stride(0), **constants
+    )
     return out
 
 

@@ -1,9 +1,10 @@
 # mypy: disallow-untyped-decorators=False, disallow-untyped-defs=False, disallow-incomplete-defs=False
 # ruff: noqa: SIM108
-"""Several rows of activations on the matrix units, the weights decoded in registers on their way there.
+"""Rows of activations on the matrix units, the weights decoded in registers on their way there.
 
 The product is formed transposed, out^T = W x^T: the decoded weight is then the operand that Hopper's matrix
-instruction takes from registers, its 64 rows are always filled, and few rows of x waste little.
+instruction takes from registers, its 64 rows are always filled, and few rows of x waste little. One row runs
+here too: the matrix units take eight rows in the time that plain units take to convert one.
 """
 
 from __future__ import annotations
@@ -40,13 +41,16 @@ def matmul(
     FAST: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    BLOCKS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """out[M, N] = x W^T; grid (tiles of N x tiles of M, M fastest; N_SPLITS).
 
     ``x_ptr`` [M, K] with rows ``x_stride`` apart, ``out_ptr`` likewise; ``codes_ptr``, ``scales_ptr`` and
     ``factor_ptr`` as in ``TiledWeight``; REST is multiplied into each row's factor (1: there are no factors);
-    SWIGLU writes silu(gate) * up [M, N/2]; SPLIT adds N_SPLITS parts of K; EVEN_K promises that 128 divides K.
+    SWIGLU writes silu(gate) * up [M, N/2]; SPLIT adds N_SPLITS parts of K; EVEN_K promises that
+    128 * BLOCKS divides K. With BLOCKS > 1 a step takes that many blocks of K, spread over the program's warps,
+    whose sums meet at the end: more bytes in flight where there are few rows to divide.
     """
     program = tl.program_id(0)
     split = tl.program_id(1)
@@ -59,24 +63,40 @@ def matmul(
     # Few rows: what is missing is not read. Many: the last row is read again, which costs no predicates.
     MASK: tl.constexpr = BLOCK_M <= 32
     x_rows = (columns if MASK else tl.minimum(columns, M - 1)).to(tl.int64) * x_stride
-    inside = (columns < M)[None, :]
-    blocks = tl.cdiv(K, 128)
-    steps = tl.cdiv(blocks, N_SPLITS)
-    total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    for block in tl.range(split * steps, tl.minimum((split + 1) * steps, blocks), num_stages=STAGES):
-        weight = weight_block(
-            codes_ptr, scales_ptr, rows, block, N, K, GROUP, FORMAT, DTYPE, BLOCK_N, EVEN_K, FAST
-        )
-        column = block * 128 + tl.arange(0, 128)
-        at = x_ptr + x_rows[None, :] + column[:, None]
+    inside = columns < M
+    steps = tl.cdiv(K, 128 * BLOCKS)
+    share = tl.cdiv(steps, N_SPLITS)
+    if BLOCKS == 1:
+        total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    else:
+        total = tl.zeros([BLOCKS, BLOCK_N, BLOCK_M], tl.float32)
+    for step in tl.range(split * share, tl.minimum((split + 1) * share, steps), num_stages=STAGES):
+        if BLOCKS == 1:
+            block = step
+            column = tl.expand_dims(step * 128 + tl.arange(0, 128), -1)
+            weight = weight_block(
+                codes_ptr, scales_ptr, rows, block, N, K,
+                GROUP, FORMAT, DTYPE, BLOCK_N, BLOCKS, EVEN_K, FAST,
+            )  # fmt: skip
+        else:
+            block = (step * BLOCKS + tl.arange(0, BLOCKS))[:, None]
+            column = tl.expand_dims(block * 128 + tl.arange(0, 128)[None, :], -1)
+            # Behind the last block it is read again; the activations there are zeros.
+            weight = weight_block(
+                codes_ptr, scales_ptr, rows[None, :], tl.minimum(block, tl.cdiv(K, 128) - 1), N, K,
+                GROUP, FORMAT, DTYPE, BLOCK_N, BLOCKS, EVEN_K, FAST,
+            )  # fmt: skip
+        at = x_ptr + x_rows + column
         if EVEN_K:
             if MASK:
                 x = tl.load(at, mask=inside, other=0.0)
             else:
                 x = tl.load(at)
         else:
-            x = tl.load(at, mask=inside & (column < K)[:, None], other=0.0)
+            x = tl.load(at, mask=inside & (column < K), other=0.0)
         total = tl.dot(weight, x, total)
+    if BLOCKS > 1:
+        total = tl.sum(total, 0)
     finish(
         total, tile, program, split, N_SPLITS, columns,
         factor_ptr, bias_ptr, out_ptr, partial_ptr, ticket_ptr, out_stride, M, N,

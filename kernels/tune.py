@@ -21,30 +21,28 @@ from kernels.config import Config, Entry, tuned_file, tuned_text
 from kernels.launch import launch
 from kernels.timing import ROWS, SHAPES, copies_of, microseconds, random_rows, random_tiles
 
-# Rows of a tile of activations to (rows of weight, warps, stages); what does not fit the device's shared
+# Rows of a tile of activations to (rows of weight, blocks, warps, stages); what does not fit the device's shared
 # memory fails to compile and drops out.
-SHAPES_OF_TILES = {
-    8: [(16, 1, 4), (16, 1, 6), (32, 2, 4), (32, 2, 6), (64, 4, 3), (64, 4, 5), (128, 4, 3), (128, 4, 5), (128, 8, 4)],
-    16: [(32, 2, 4), (64, 4, 3), (64, 4, 5), (128, 4, 3), (128, 8, 4)],
-    32: [(64, 4, 3), (64, 4, 5), (128, 4, 3), (128, 8, 4)],
-    64: [(64, 4, 3), (64, 4, 4), (128, 4, 3), (128, 8, 3), (128, 8, 4)],
-    128: [(64, 4, 2), (64, 4, 3), (128, 4, 3), (128, 8, 3), (128, 8, 4), (256, 8, 3)],
-    256: [(64, 4, 3), (128, 8, 2), (128, 8, 3)],
+TILES = {
+    8: [
+        (16, 1, 1, 6), (32, 1, 2, 4), (64, 1, 4, 3), (64, 1, 4, 5), (128, 1, 4, 3), (128, 1, 4, 5), (128, 1, 8, 4),
+        (16, 2, 2, 4), (16, 4, 4, 3), (16, 4, 4, 4), (16, 8, 8, 2), (32, 2, 4, 4), (32, 4, 4, 3), (32, 4, 8, 3),
+    ],
+    16: [(64, 1, 4, 3), (64, 1, 4, 5), (128, 1, 4, 3), (128, 1, 8, 4), (16, 4, 4, 3), (32, 2, 4, 3), (32, 4, 4, 3)],
+    32: [(64, 1, 4, 3), (64, 1, 4, 5), (128, 1, 4, 3), (128, 1, 8, 4), (32, 2, 4, 3), (32, 4, 8, 2)],
+    64: [(64, 1, 4, 3), (64, 1, 4, 4), (128, 1, 4, 3), (128, 1, 8, 3), (128, 1, 8, 4)],
+    128: [(64, 1, 4, 2), (64, 1, 4, 3), (128, 1, 4, 3), (128, 1, 8, 3), (128, 1, 8, 4), (256, 1, 8, 3)],
+    256: [(64, 1, 4, 3), (128, 1, 8, 2), (128, 1, 8, 3)],
 }  # fmt: skip
-GEMV_TILES = [(32, 4, 1), (64, 4, 1), (128, 4, 1), (64, 4, 4)]
 
 
 def kinds(m: int) -> Iterator[Config]:
     """Configurations worth compiling for ``m`` rows, without their splits."""
-    if m == 1:
-        for rows, warps, stages in GEMV_TILES:
-            yield Config("gemv", 1, rows, warps, stages)
-    fit = next((size for size in SHAPES_OF_TILES if size >= m), max(SHAPES_OF_TILES))
+    fit = next((size for size in TILES if size >= m), max(TILES))
     # Where arithmetic begins to count, two smaller tiles can fill the device better than one.
-    wanted = {fit, fit // 2} if m >= 128 else {fit}
-    for size in sorted(wanted):
-        for rows, warps, stages in SHAPES_OF_TILES[size]:
-            yield Config("matmul", size, rows, warps, stages)
+    for size in (fit, fit // 2) if m >= 128 else (fit,):
+        for rows, blocks, warps, stages in TILES[size]:
+            yield Config("matmul", size, rows, blocks, warps, stages)
 
 
 def candidates(m: int, rows: int, columns: int, processors: int) -> Iterator[Config]:
@@ -57,10 +55,11 @@ def candidates(m: int, rows: int, columns: int, processors: int) -> Iterator[Con
     for config in kinds(m):
         programs = -(-rows // config.block_n) * -(-m // config.block_m)
         for splits in (1, 2, 4, 8):
-            # A part of K should have two blocks at least, and the device be neither starved nor flooded.
-            if splits > 1 and (columns // 128 < 2 * splits or programs * splits > 16 * processors):
+            # A part of K should have two steps at least, and the device be neither starved nor flooded.
+            steps = columns // (128 * config.blocks)
+            if splits > 1 and (steps < 2 * splits or programs * splits > 16 * processors):
                 continue
-            if programs * splits * 4 < processors and splits < 8 and columns // 128 >= 4 * splits:
+            if programs * splits * 4 < processors and splits < 8 and steps >= 4 * splits:
                 continue
             yield replace(config, splits=splits)
 
@@ -68,9 +67,9 @@ def candidates(m: int, rows: int, columns: int, processors: int) -> Iterator[Con
 def _compile(job: tuple[str, Config, bool]) -> str | None:
     """Run ``config`` once on a small weight, in a process of its own; the error's first line if it fails."""
     format, config, gated = job  # noqa: A001
-    weight = random_tiles(format, 512, 512, 1)[0]
+    weight = random_tiles(format, 512, 1024, 1)[0]
     try:
-        launch(random_rows(config.block_m, 512), weight, None, config, gated)
+        launch(random_rows(config.block_m, 1024), weight, None, config, gated)
         torch.cuda.synchronize()
     except Exception as error:
         return f"{config.label}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"

@@ -5,6 +5,8 @@ Activations are float16: the interpreter's bfloat16 arithmetic is wrong.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ from kernels.samples import exact, int4, nvfp4, relative_error
 from kernels.tiles import tile
 from kernels.weights import StoredWeight, concatenate_nvfp4
 
-GEMV = Config("gemv", 1, 16, stages=1)
+DEEP = Config("matmul", 8, 16, 2, stages=1)
 MATMUL = Config("matmul", 16, 32, stages=2)
 EXPAND = Config("expand")
 WEIGHTS = {
@@ -32,7 +34,7 @@ def draw(m: int, columns: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-@pytest.mark.parametrize(("config", "m"), [(GEMV, 1), (MATMUL, 1), (MATMUL, 5), (MATMUL, 19), (EXPAND, 7)])
+@pytest.mark.parametrize(("config", "m"), [(DEEP, 1), (DEEP, 9), (MATMUL, 5), (MATMUL, 19), (EXPAND, 7)])
 @pytest.mark.parametrize("bias", [False, True])
 def test_every_kernel_multiplies_every_format(name: str, config: Config, m: int, bias: bool) -> None:
     weight = WEIGHTS[name]
@@ -44,7 +46,7 @@ def test_every_kernel_multiplies_every_format(name: str, config: Config, m: int,
 
 
 @pytest.mark.parametrize("name", ["g32 asym", "nvfp4"])
-@pytest.mark.parametrize(("config", "m"), [(GEMV, 1), (MATMUL, 3)])
+@pytest.mark.parametrize(("config", "m"), [(DEEP, 1), (MATMUL, 3)])
 @pytest.mark.parametrize("splits", [2, 3])
 @pytest.mark.parametrize("gated", [False, True])
 def test_splitting_k_and_gating_change_no_result(
@@ -53,7 +55,7 @@ def test_splitting_k_and_gating_change_no_result(
     weight = WEIGHTS[name]
     x = draw(m, weight.shape[1])
     tiled = tile(weight)
-    split = Config(config.kernel, config.block_m, 16, stages=2, splits=splits)
+    split = replace(config, block_n=16, splits=splits)
     found = launch(x, tiled, None, split, gated)
     assert relative_error(found, exact(x, weight, None, gated)) < 1e-3
     assert not tiled.tickets.any()
@@ -87,10 +89,10 @@ def test_rows_of_activations_may_lie_apart() -> None:
     assert relative_error(found, exact(x, weight, None)) < 6e-4
 
 
-@pytest.mark.parametrize("config", [GEMV, MATMUL, EXPAND])
+@pytest.mark.parametrize("config", [DEEP, MATMUL, EXPAND])
 def test_results_may_be_written_between_others(config: Config) -> None:
     weight = WEIGHTS["g32 asym"]
-    x = draw(1 if config is GEMV else 3, 160)
+    x = draw(1 if config is DEEP else 3, 160)
     around = torch.full((x.shape[0], 60), 7.0).half()
     found = launch(x, tile(weight), None, config, out=around[:, 10:50])
     assert relative_error(found, exact(x, weight, None)) < 6e-4

@@ -9,7 +9,7 @@ from kernels.config import FOLDER, Config, Entry, nearest, read_tuned, rule, tun
 from kernels.linear import linear, path, prepare
 from kernels.samples import exact, int4, nvfp4, relative_error
 
-SMALL, LARGE, OTHER = Config("gemv", 1, 32), Config("matmul", 16, 64), Config("expand", chunk=512)
+SMALL, LARGE, OTHER = Config("matmul", 8, 32, 4), Config("matmul", 16, 64), Config("expand", chunk=512)
 
 
 def entry(config: Config, m: int, rows: int = 2048, kind: str = "int4-g64", gated: bool = False) -> Entry:

@@ -71,15 +71,18 @@ def test_shapes_that_fill_no_whole_tile(dtype: torch.dtype, weight: StoredWeight
 @pytest.mark.parametrize(
     "config",
     [
-        Config("gemv", 1, 32, 4, 1, 3),
-        Config("matmul", 8, 16, 1, 4, 2),
-        Config("matmul", 8, 32, 2, 4, 5),
-        Config("matmul", 8, 128, 8, 4),
-        Config("matmul", 16, 64, 4, 5, 8),
-        Config("matmul", 32, 128, 8, 3, 2),
-        Config("matmul", 64, 128, 4, 3, 4),
-        Config("matmul", 256, 128, 8, 3),
-        Config("matmul", 128, 256, 8, 2),
+        Config("matmul", 8, 16, 1, 1, 4, 2),
+        Config("matmul", 8, 32, 1, 2, 4, 5),
+        Config("matmul", 8, 128, 1, 8, 4),
+        Config("matmul", 8, 16, 4, 4, 3),
+        Config("matmul", 8, 32, 4, 8, 3, 2),
+        Config("matmul", 16, 16, 8, 8, 2),
+        Config("matmul", 16, 64, 1, 4, 5, 8),
+        Config("matmul", 32, 128, 1, 8, 3, 2),
+        Config("matmul", 32, 32, 2, 4, 3),
+        Config("matmul", 64, 128, 1, 4, 3, 4),
+        Config("matmul", 256, 128, 1, 8, 3),
+        Config("matmul", 128, 256, 1, 8, 2),
         Config("expand", chunk=200),
     ],
     ids=lambda config: config.label.replace(" ", "-"),
@@ -134,7 +137,7 @@ def test_a_captured_graph_splits_k_again_at_every_replay() -> None:
     stored = moved(int4(512, 2048, 64, False, 3), "cuda")
     tiled = tile(stored)
     x = draw(4, 2048, torch.bfloat16)
-    config = Config("matmul", 8, 64, 4, 3, 8)
+    config = Config("matmul", 8, 64, 1, 4, 3, 8)
     launch(x, tiled, None, config)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
