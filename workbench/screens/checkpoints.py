@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -186,18 +187,30 @@ class CheckpointsScreen(AreaScreen):
         self.run_worker(lambda: self._verify(row["name"]), thread=True, group="verify", exit_on_error=False)
 
     def _verify(self, name: str) -> None:
-        """Run the command in a process of its own, so that torch never enters this one; report its last line."""
-        command = [
-            sys.executable,
-            "-m",
-            "workbench",
-            "--db",
-            str(self.app.store.path),
-            "checkpoints",
-            "verify",
-            name,
-        ]
+        """Run the command in a process of its own, so that torch never enters this one, and say what it found."""
+        command = [sys.executable, "-m", "workbench", "--db", str(self.app.store.path)]
+        command += ["checkpoints", "verify", "--json", name]
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        text = lines[-1] if lines else f"no output, exit code {done.returncode}"
-        self.app.call_from_thread(self.app.say, text, bad=done.returncode != 0)
+        text, sound = verdict(name, done)
+        self.app.call_from_thread(self.app.say, text, bad=not sound)
+
+
+def verdict(name: str, done: subprocess.CompletedProcess[str]) -> tuple[str, bool]:
+    """What ``checkpoints verify --json`` found, in one line, and whether the files are sound."""
+    try:
+        found = json.loads(done.stdout)
+    except ValueError:
+        lines = done.stderr.strip().splitlines()
+        return lines[-1] if lines else f"{name}: verifying ended with exit code {done.returncode}", False
+    problems = found["problems"]
+    if not problems:
+        return (
+            f"{name}: every tensor was read and is sound, {len(found['hashes'])} files",
+            done.returncode == 0,
+        )
+    more = (
+        f" (and {len(problems) - 1} more: lance-workbench checkpoints verify {name})"
+        if len(problems) > 1
+        else ""
+    )
+    return f"{name}: {problems[0]}{more}", False

@@ -95,21 +95,45 @@ async def test_enter_on_a_variant_shows_its_runs(open_app: Any, database: Path) 
         assert "filter: name:lance-mini_int4-minmax-g64" in shown and "1 of 5 runs" in shown
 
 
-async def test_verifying_runs_the_command_and_shows_its_last_line(
-    open_app: Any, database: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("code", "stdout", "stderr", "said"),
+    [
+        (1, "", "error: model.safetensors: truncated\n", "✗ error: model.safetensors: truncated"),
+        (
+            1,
+            '{"problems": ["w: NaN", "v: NaN"], "hashes": {}}',
+            "",
+            "✗ lance-mini_int4-minmax-g64: w: NaN (and 1 more",
+        ),
+        (
+            0,
+            '{"problems": [], "hashes": {"a": "1"}}',
+            "",
+            "▸ lance-mini_int4-minmax-g64: every tensor was read",
+        ),
+    ],
+)
+async def test_verifying_runs_the_command_and_says_what_it_found(
+    open_app: Any,
+    database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    stdout: str,
+    stderr: str,
+    said: str,
 ) -> None:
     called: list[list[str]] = []
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         called.append(command)
-        return subprocess.CompletedProcess(command, 1, "", "error: model.safetensors: truncated\n")
+        return subprocess.CompletedProcess(command, code, stdout, stderr)
 
     monkeypatch.setattr(subprocess, "run", run)
     async with open_app(database) as screen:
         await screen.press("4", "G", "v")
-        await screen.until("✗ error: model.safetensors: truncated")
+        await screen.until(said)
     assert called[0][1:] == [
-        "-m", "workbench", "--db", str(database), "checkpoints", "verify", "lance-mini_int4-minmax-g64",
+        "-m", "workbench", "--db", str(database), "checkpoints", "verify", "--json", "lance-mini_int4-minmax-g64",
     ]  # fmt: skip
 
 
