@@ -19,7 +19,19 @@ from torch import Tensor
 from core.errors import CheckpointError, WorkbenchError
 from core.formats.safetensors_file import save_tensors
 
-DEFAULT_ROWS = 256
+DEFAULT_ROWS = 2048
+"""Rows that a bucket keeps of one input, if they are not too long."""
+
+ROW_ELEMENTS = 1 << 22
+"""Values that a bucket keeps of one input: 2048 rows of 2048 channels, 381 of 11008."""
+
+MIN_ROWS = 256
+"""Rows that a bucket may keep however long they are."""
+
+
+def rows_kept(capacity: int, channels: int) -> int:
+    """How many rows of ``channels`` channels a bucket keeps at most."""
+    return min(capacity, max(MIN_ROWS, ROW_ELEMENTS // channels))
 
 
 def _seeded(*parts: object) -> torch.Generator:
@@ -51,7 +63,8 @@ class Moments:
         return cls(zeros, zeros.clone(), rows, torch.empty(0, dtype=torch.float64))
 
     def add(self, x: Tensor, capacity: int, generator: torch.Generator) -> None:
-        """Take in rows x [n, K]; keep at most ``capacity`` of all rows seen, each equally likely."""
+        """Take in rows x [n, K]; keep at most ``rows_kept(capacity, K)`` of all seen, each equally likely."""
+        capacity = rows_kept(capacity, x.shape[1])
         wide = x.to(self.sum_abs.dtype)
         self.sum_abs += wide.abs().sum(0)
         self.sum_sq += wide.square().sum(0)
@@ -87,6 +100,7 @@ class Moments:
             self.priority[:0],
             self.count + other.count,
         )
+        capacity = rows_kept(capacity, self.rows.shape[1])
         merged._keep(self.rows, self.priority, capacity)
         merged._keep(other.rows, other.priority, capacity)
         return merged

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from core.calibration.record import STATISTICS_FILE, CalibrationRecord, coverage, too_few
 from core.calibration.statistics import StatisticsFile
 from core.errors import UsageError
-from core.quantization.awq import Inputs
 from core.quantization.groups import LinearGroup
+from core.quantization.losses import Inputs
 from core.quantization.recipe import ROLES, Recipe
 
 
@@ -36,8 +37,8 @@ class CalibrationInputs:
     """Finds a group's ``Inputs``.
 
     A bucket (task and role) counts what its role does in the recipe, shared evenly among the tasks that
-    have the role; roles without tokens are left out and the rest rescaled. Rows are shared evenly among
-    buckets.
+    have the role; roles without tokens are left out and the rest rescaled. The rows that losses are measured
+    on are shared evenly among buckets; the rest are the sample that GPTQ is fitted to.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, thin: Sequence[str], device: torch.device) -> None:
@@ -56,17 +57,36 @@ class CalibrationInputs:
         share = max(1, self._recipe.rows // len(weights))
         moments = [self._file.moments(group.key, bucket) for bucket in weights]
         weight = torch.tensor(list(weights.values()), dtype=torch.float32, device=self._device)
-        rows = [part.rows[:share] for part in moments]
-        mean_abs = torch.stack([part.sum_abs / part.count for part in moments]).to(
-            self._device, torch.float32
-        )
+        mean_abs = torch.stack([part.sum_abs / part.count for part in moments])
+        mean_sq = torch.stack([part.sum_sq / part.count for part in moments])
+        energy = mean_sq.mean(-1, keepdim=True).clamp(min=1e-30)
+        # What a step fits to rows is scored on others: a bucket gives half of its rows to each if they are few.
+        scored = [
+            min(share, len(part.rows) if self._recipe.gptq is None else -(-len(part.rows) // 2))
+            for part in moments
+        ]
+        rows = [part.rows[:count] for part, count in zip(moments, scored, strict=True)]
+        sample = [part.rows[count:] for part, count in zip(moments, scored, strict=True)]
+        if self._recipe.gptq is None:
+            sample = [part[:0] for part in sample]
+        worth = [
+            torch.full((len(part),), float(w / e) / max(len(part), 1))
+            for part, w, e in zip(sample, weight, energy, strict=True)
+        ]
         bucket = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(part) for part in rows]))
         return Inputs(
             torch.cat(rows).to(self._device, torch.float32),
             bucket.to(self._device),
             weight,
-            (mean_abs * weight.unsqueeze(-1)).sum(0),
+            self._balanced(mean_abs, weight),
+            self._balanced(mean_sq / energy, weight),
+            torch.cat(sample).to(self._device, torch.float32),
+            torch.cat(worth).to(self._device),
         )
+
+    def _balanced(self, parts: Tensor, weight: Tensor) -> Tensor:
+        """The weighed sum [K] of ``parts`` [B, K]."""
+        return (parts.to(self._device, torch.float32) * weight.unsqueeze(-1)).sum(0)
 
     def _weights(self, group: LinearGroup) -> dict[str, float]:
         """What each bucket of the group's input counts; sums to one."""

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from core.errors import CheckpointError
 from core.formats.compressed_tensors import to_tensors
-from core.quantization.awq import Block, Choice, Inputs, attention_block, linear_block, mlp_block, search
+from core.quantization.awq import Choice, search
 from core.quantization.folds import fold_norm, fold_rows, scale_columns
 from core.quantization.groups import EXPERTS, LinearGroup, layer_groups
-from core.quantization.integer import quantize
-from core.quantization.recipe import AwqStep, Recipe
+from core.quantization.losses import Block, BlockLoss, Inputs, attention_block, linear_block, mlp_block
+from core.quantization.recipe import Recipe
+from core.quantization.rounding import Rounding, round_best, round_plainly
 
 STORED = torch.bfloat16
 """dtype of everything in a variant that is not packed codes."""
@@ -46,6 +47,12 @@ class LinearRecord:
     loss_after: float | None
     tokens: int | None
     """Calibration tokens the linear saw."""
+    rounding: str = "nearest"
+    """``nearest`` in plain ranges, ``ranges`` where they were searched, ``gptq`` where errors were compensated."""
+    damping: float | None = None
+    """Share of the mean diagonal that GPTQ added to the second moments."""
+    shrinkage: float | None = None
+    """Share of the sampled correlations that GPTQ took for chance."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -124,32 +131,28 @@ class _Expert:
         self.find_inputs = find_inputs
         self.tokens = tokens
         self.device = device
+        self.rounding = Rounding(recipe.scheme, recipe.ranges, STORED)
         self.weights = {name: self._float(f"{name}.weight") for group in groups for name in group.linears}
 
     def _float(self, key: str) -> Tensor:
         return self.tensors[key].to(self.device, torch.float32)
 
     def run(self, result: LayerResult) -> None:
+        choices = {group.key: self._scale(group, result) for group in self.groups}
+        # Folds reach into other groups' weights, so all are made before anything is rounded.
         for group in self.groups:
-            step = self.recipe.step_of(group.kind)
-            choice = self._scale(group, step, result)
-            uncovered = choice is None and self.recipe.needs_calibration
-            self._record(group, choice, "uncovered" if uncovered else "identity", result)
-        for name, weight in self.weights.items():
-            self.recipe.scheme.check_shape(f"{name}.weight", tuple(weight.shape))
-            result.tensors |= to_tensors(name, quantize(weight, self.recipe.scheme, STORED))
-            result.quantized.add(f"{name}.weight")
+            self._round(group, choices[group.key], result)
 
-    def _scale(self, group: LinearGroup, step: AwqStep | None, result: LayerResult) -> Choice | None:
+    def _scale(self, group: LinearGroup, result: LayerResult) -> Choice | None:
         """Search a group's scale and fold it, or measure plain rounding; None where no rows are known."""
         inputs = self.find_inputs(group)
         if inputs is None:
             return None
+        step = self.recipe.step_of(group.kind)
         weights = [self.weights[name] for name in group.linears]
         norm = None if group.norm is None else self._float(f"{group.norm}.weight")
-        block, scheme = self._block(group), self.recipe.scheme
         if step is None:
-            return search(weights, inputs, block, scheme, exponents=0, scale_dtype=STORED)
+            return search(weights, inputs, self._block(group), self.rounding, exponents=0)
 
         def effective(s: Tensor) -> Tensor:
             return s if norm is None else fold_norm(norm, s, STORED)[1]
@@ -157,12 +160,11 @@ class _Expert:
         choice = search(
             weights,
             inputs,
-            block,
-            scheme,
+            self._block(group),
+            self.rounding,
             exponents=step.exponents,
             duo=step.duo,
             effective=effective,
-            scale_dtype=STORED,
         )
         self._fold(group, choice.scale, norm, result)
         return choice
@@ -178,6 +180,38 @@ class _Expert:
         if group.rows_of is not None:
             self.weights[group.rows_of] = fold_rows(self.weights[group.rows_of], scale)
 
+    def _round(self, group: LinearGroup, choice: Choice | None, result: LayerResult) -> None:
+        """Round a group's folded weights in the way that loses least and keep the result."""
+        weights = [self.weights[name] for name in group.linears]
+        for name, weight in zip(group.linears, weights, strict=True):
+            self.recipe.scheme.check_shape(f"{name}.weight", tuple(weight.shape))
+        inputs = None if choice is None else self.find_inputs(group)
+        if choice is None or inputs is None:
+            rounded = round_plainly(weights, self.rounding)
+            mode = "uncovered" if self.recipe.needs_calibration else "identity"
+        else:
+            loss = BlockLoss(self._block(group), weights, inputs.over(choice.scale))
+            rounded = round_best(weights, inputs.over(choice.scale), loss, self.rounding, self.recipe.gptq)
+            mode = choice.mode
+        for name, part in zip(group.linears, rounded.weights, strict=True):
+            result.tensors |= to_tensors(name, part)
+            result.quantized.add(f"{name}.weight")
+            result.records.append(
+                LinearRecord(
+                    linear=name,
+                    scheme=self.recipe.scheme.label,
+                    group=group.key,
+                    mode=mode,
+                    exponent=choice.exponent if choice else 0.0,
+                    loss_before=choice.loss_before if choice else None,
+                    loss_after=rounded.loss,
+                    tokens=None if self.tokens is None else self.tokens.get(name, 0),
+                    rounding=rounded.way,
+                    damping=rounded.damping,
+                    shrinkage=rounded.shrinkage,
+                )
+            )
+
     def _block(self, group: LinearGroup) -> Block:
         if group.kind == "qkv":
             q, k, _ = group.linears
@@ -188,18 +222,3 @@ class _Expert:
             down = next(other for other in self.groups if other.kind == "down").linears[0]
             return mlp_block(self.weights[down])
         return linear_block
-
-    def _record(self, group: LinearGroup, choice: Choice | None, otherwise: str, result: LayerResult) -> None:
-        for name in group.linears:
-            result.records.append(
-                LinearRecord(
-                    linear=name,
-                    scheme=self.recipe.scheme.label,
-                    group=group.key,
-                    mode=choice.mode if choice else otherwise,
-                    exponent=choice.exponent if choice else 0.0,
-                    loss_before=choice.loss_before if choice else None,
-                    loss_after=choice.loss_after if choice else None,
-                    tokens=None if self.tokens is None else self.tokens.get(name, 0),
-                )
-            )

@@ -7,6 +7,7 @@ Reading is strict: an unknown key or step is an error that names the file, the k
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import tomllib
 from dataclasses import dataclass
@@ -43,13 +44,34 @@ class AwqStep:
 
 
 @dataclass(frozen=True)
+class RangesStep:
+    """Search each group's range for the least error weighed by what the channels carry."""
+
+
+@dataclass(frozen=True)
+class GptqStep:
+    """Round column by column and let the columns to come make up for the error."""
+
+    damping: float = 0.01
+    """What is added to the Hessian's diagonal, as a share of its mean."""
+
+
+Step = AwqStep | RangesStep | GptqStep
+
+KINDS: dict[str, type[Step]] = {"awq": AwqStep, "ranges": RangesStep, "gptq": GptqStep}
+"""Kinds of step by name, in the order in which they are taken."""
+
+_ORDER = tuple(KINDS)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A recipe as read."""
 
     name: str
     summary: str
     scheme: Scheme
-    steps: tuple[AwqStep, ...]
+    steps: tuple[Step, ...]
     min_tokens: int
     """A target linear needs this many tokens in the calibration."""
     too_few: str
@@ -67,7 +89,17 @@ class Recipe:
 
     def step_of(self, group: str) -> AwqStep | None:
         """The step that scales this kind of group, if one does."""
-        return next((step for step in self.steps if group in step.groups), None)
+        return next((s for s in self.steps if isinstance(s, AwqStep) and group in s.groups), None)
+
+    @property
+    def ranges(self) -> bool:
+        """Whether ranges are searched."""
+        return any(isinstance(step, RangesStep) for step in self.steps)
+
+    @property
+    def gptq(self) -> GptqStep | None:
+        """The step that compensates errors, if there is one."""
+        return next((step for step in self.steps if isinstance(step, GptqStep)), None)
 
     @property
     def fingerprint(self) -> str:
@@ -97,7 +129,7 @@ class Recipe:
             "name": self.name,
             "summary": self.summary,
             "format": self.scheme.to_json(),
-            "steps": [{"kind": "awq"} | dataclasses.asdict(step) for step in self.steps],
+            "steps": [{"kind": _kind(step)} | dataclasses.asdict(step) for step in self.steps],
             "calibration": {
                 "min_tokens": self.min_tokens,
                 "too_few": self.too_few,
@@ -106,6 +138,10 @@ class Recipe:
             },
             "fingerprint": self.fingerprint,
         }
+
+
+def _kind(step: Step) -> str:
+    return next(kind for kind, wanted in KINDS.items() if isinstance(step, wanted))
 
 
 def names() -> list[str]:
@@ -158,9 +194,7 @@ class _Reader:
         if not isinstance(steps, list):
             raise UsageError(f"{self.path}: steps is no list; write [[steps]] for each step")
         read = tuple(self.step(step, f"steps[{index}]") for index, step in enumerate(steps))
-        scaled = [group for step in read for group in step.groups]
-        if twice := sorted({group for group in scaled if scaled.count(group) > 1}):
-            raise UsageError(f"{self.path}: {twice[0]} is scaled by two steps; leave it to one of them")
+        self.check_order(read)
         name = self.value(top, "name", str)
         if not name or any(not (c.isalnum() or c in ".-") for c in name):
             raise UsageError(f"{self.path}: name {name!r}: wanted letters, digits, dots and hyphens")
@@ -176,11 +210,37 @@ class _Reader:
             text=text,
         )
 
-    def step(self, content: Any, key: str) -> AwqStep:
+    def check_order(self, steps: tuple[Step, ...]) -> None:
+        scaled = [group for step in steps if isinstance(step, AwqStep) for group in step.groups]
+        if twice := sorted({group for group in scaled if scaled.count(group) > 1}):
+            raise UsageError(f"{self.path}: {twice[0]} is scaled by two steps; leave it to one of them")
+        kinds = [_kind(step) for step in steps]
+        for before, after in itertools.pairwise(kinds):
+            if before == after != "awq":
+                raise UsageError(f"{self.path}: {after} is asked for twice; once is enough")
+            if _ORDER.index(before) > _ORDER.index(after):
+                raise UsageError(
+                    f"{self.path}: {after} comes after {before}; steps are taken in the order {', '.join(KINDS)}"
+                )
+
+    def step(self, content: Any, key: str) -> Step:
         if not isinstance(content, dict) or "kind" not in content:
-            raise UsageError(f"{self.path}: {key} has no kind; kinds are awq")
-        self.known(f"{key}.kind", (content["kind"],), ("awq",))
-        table = self.table(content, key, ("kind", "groups", "exponents", "duo"))
+            raise UsageError(f"{self.path}: {key} has no kind; kinds are {', '.join(KINDS)}")
+        self.known(f"{key}.kind", (content["kind"],), _ORDER)
+        kind = KINDS[content["kind"]]
+        table = self.table(content, key, ("kind", *(field.name for field in dataclasses.fields(kind))))
+        if kind is AwqStep:
+            return self.awq(table, key)
+        if kind is GptqStep:
+            damping = self.value(table, f"{key}.damping", float, 0.01)
+            if not 0 < damping < 1:
+                raise UsageError(
+                    f"{self.path}: {key}.damping is {damping}, wanted more than 0 and less than 1"
+                )
+            return GptqStep(damping)
+        return RangesStep()
+
+    def awq(self, table: dict[str, Any], key: str) -> AwqStep:
         groups = self.value(table, f"{key}.groups", list, list(FOLDABLE))
         self.known(f"{key}.groups", groups, FOLDABLE)
         exponents = self.value(table, f"{key}.exponents", int, 20)
@@ -222,4 +282,4 @@ class _Reader:
                 raise UsageError(f"{self.path}: {key} has {item!r}; there are {', '.join(allowed)}")
 
 
-_WORDS = {int: "a whole number", str: "a text", bool: "true or false", list: "a list"}
+_WORDS = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", list: "a list"}

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import UsageError
-from core.quantization.integer import fit_range, quantize
+from core.quantization.integer import plain_grid, quantize
 from core.quantization.scheme import Scheme
 
 
@@ -45,7 +45,7 @@ def test_the_range_of_a_one_sided_group_includes_zero(sign: float) -> None:
     weight = sign * torch.linspace(0.5, 0.65, 64).view(1, 64)
     quantized = quantize(weight, Scheme(4, 64, False))
     assert float((quantized.dequantize().float() - weight).abs().max()) < 0.65 / 15 / 2 + 0.005
-    zero = fit_range(weight, Scheme(4, 64, False), torch.bfloat16)[1]
+    zero = plain_grid(weight, Scheme(4, 64, False)).zero
     assert zero is not None
     assert int(zero.item()) == (-8 if sign > 0 else 7)
 

@@ -12,7 +12,7 @@ GOOD = recipes.load("int4-awq").text
 
 
 def test_the_ready_recipes_load_and_say_what_they_do() -> None:
-    assert recipes.names() == ["int4-awq", "int4-minmax"]
+    assert recipes.names() == ["int4-awq", "int4-best", "int4-fast", "int4-minmax"]
     for name in recipes.names():
         recipe = recipes.load(name)
         assert recipe.name == name and recipe.summary
@@ -32,7 +32,7 @@ def test_another_group_is_another_recipe_and_its_text_says_so() -> None:
 
 
 def test_an_unknown_recipe_lists_what_there_is() -> None:
-    with pytest.raises(UsageError, match=r"int3-magic.*int4-awq, int4-minmax"):
+    with pytest.raises(UsageError, match=r"int3-magic.*int4-awq, int4-best"):
         recipes.load("int3-magic")
 
 
@@ -43,7 +43,7 @@ def test_an_unknown_recipe_lists_what_there_is() -> None:
         ("bits = 4", "bits = 9", r"format: bits is 9"),
         ("bits = 4", "bits = true", r"format\.bits is True, wanted a whole number"),
         ("group = 128", "", r"format\.group is missing"),
-        ('kind = "awq"', 'kind = "gptq"', r"steps\[0\]\.kind has 'gptq'; there are awq"),
+        ('kind = "awq"', 'kind = "magic"', r"steps\[0\]\.kind has 'magic'; there are awq, ranges, gptq"),
         ('kind = "awq"', "", r"steps\[0\] has no kind"),
         ('"down"]', '"dwon"]', r"steps\[0\]\.groups has 'dwon'; there are qkv, gate_up, down"),
         ("answer = 0.4", "answers = 0.4", r"unknown key calibration\.weights\.und\.answers"),
@@ -55,6 +55,17 @@ def test_an_unknown_recipe_lists_what_there_is() -> None:
             "duo = true",
             "duo = true\n[[steps]]\nkind = 'awq'\ngroups = ['down']",
             r"down is scaled by two steps",
+        ),
+        ("duo = true", "duo = true\n[[steps]]\nkind = 'gptq'\ndamping = 2.0", r"steps\[1\]\.damping is 2\.0"),
+        (
+            "duo = true",
+            "duo = true\n[[steps]]\nkind = 'gptq'\n[[steps]]\nkind = 'ranges'",
+            r"ranges comes after gptq; steps are taken in the order awq, ranges, gptq",
+        ),
+        (
+            "duo = true",
+            "duo = true\n[[steps]]\nkind = 'gptq'\n[[steps]]\nkind = 'gptq'",
+            r"gptq is asked for twice",
         ),
         ("[format]", "[format", r"no TOML"),
     ],

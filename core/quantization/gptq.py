@@ -1,0 +1,154 @@
+"""GPTQ (arXiv 2210.17323): round column by column, and let the columns to come make up for the error.
+
+The grid (scales and zeros) is fixed before, from the weights as they are, so columns can be taken in the
+order of their importance while groups stay contiguous: no ``g_idx`` is stored, and any reader of the format
+reads the result. Only the weights that are rounded differ from rounding to nearest: ``compensate`` returns
+weights whose nearest values on the grid are the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from core.errors import WorkbenchError
+
+BLOCK = 128
+"""Columns whose effect on the columns behind them is collected before it is applied."""
+
+MAX_DAMPING = 10.0
+
+
+class Grid(Protocol):
+    """Fixed scales; rounds single columns exactly as whole weights."""
+
+    def nearest(self, weight: Tensor, column: int) -> Tensor:
+        """What column ``column`` becomes if it holds ``weight`` float32 [N]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Compensated:
+    """Weights float32 [N, K] to be rounded to nearest, and the damping it took."""
+
+    weight: Tensor
+    damping: float
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Second moments of an input, ``sum w x x^T``, with what sampling has added to them taken out."""
+
+    hessian: Tensor
+    """float32 [K, K]."""
+    shrinkage: float
+    """Share of the moments across channels that was held to be chance, 0 to 1."""
+
+    @classmethod
+    def of(cls, rows: Tensor, weight: Tensor, mean_sq: Tensor) -> Curvature:
+        """From sampled rows, drawn towards the channels' own mean squares as far as the sample is too small.
+
+        The share is Schaefer and Strimmer's (2005) for a diagonal target: the variance of the off-diagonal
+        means over their squares. The diagonal is that of all tokens, not of the sample.
+
+        Args:
+            rows: float32 [n, K].
+            weight: float32 [n], what each row counts, positive or zero.
+            mean_sq: float32 [K], mean squares over all tokens, rows weighed in the same way.
+        """
+        total = float(weight.sum())
+        if rows.shape[0] < 2 or total <= 0:
+            return cls(torch.diag(mean_sq), 1.0)
+        share = weight / total
+        weighed = rows * share.sqrt().unsqueeze(-1)
+        moments = weighed.t() @ weighed
+        diagonal = moments.diagonal().clone()
+        across = float(moments.double().square().sum() - diagonal.double().square().sum())
+        squares = weighed.double().square()
+        lengths = squares.sum(-1).square().sum() - squares.square().sum()
+        variance = float(lengths) - float(share.double().square().sum()) * across
+        shrinkage = min(1.0, max(0.0, variance / across)) if across > 0 else 1.0
+        # Scaled to the mean squares of all tokens, so that correlations stay what the sample says.
+        ratio = (mean_sq / diagonal.clamp(min=1e-30)).sqrt()
+        ratio = torch.where(diagonal > 0, ratio, torch.zeros_like(ratio))
+        moments *= (1 - shrinkage) * ratio.unsqueeze(0) * ratio.unsqueeze(1)
+        moments.diagonal().copy_(mean_sq)
+        return cls(moments, shrinkage)
+
+    def error(self, change: Tensor) -> float:
+        """``tr(D H D^T)`` of a change D float32 [N, K] of the weights: the expected squared error of outputs."""
+        return float(((change @ self.hessian) * change).double().sum())
+
+
+def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
+    """Upper triangular U float32 [K, K] with ``U^T U`` the inverse of the damped ``hessian``.
+
+    From one Cholesky factorisation in reversed order: with ``H = R R^T`` and R upper triangular, U is the
+    inverse of R. Where the factorisation fails, the damping is raised tenfold until it does not.
+
+    Returns:
+        U and the damping used.
+
+    Raises:
+        WorkbenchError: no damping up to ten times the mean diagonal helps.
+    """
+    mean = float(hessian.diagonal().mean())
+    while damping <= MAX_DAMPING:
+        damped = hessian.flip(0, 1)
+        damped.diagonal().add_(damping * mean)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not int(failed.item()) and bool(lower.diagonal().isfinite().all()):
+            eye = torch.eye(lower.shape[0], dtype=lower.dtype, device=lower.device)
+            return torch.linalg.solve_triangular(lower, eye, upper=False).flip(0, 1), damping
+        damping *= 10
+    raise WorkbenchError(
+        f"second moments {list(hessian.shape)} cannot be factorised even with {MAX_DAMPING:g} times their mean "
+        "diagonal added; calibrate again, on more samples"
+    )
+
+
+def compensate(weight: Tensor, hessian: Tensor, grid: Grid, damping: float = 0.01) -> Compensated:
+    """Find the weights whose rounding to nearest on ``grid`` disturbs the outputs least, greedily.
+
+    Args:
+        weight: float32 [N, K].
+        hessian: float32 [K, K], second moments of the input. A channel that was never seen is rounded as it
+            is: other data may use it.
+        grid: fixed scales.
+        damping: share of the mean diagonal that is added to the diagonal.
+
+    Raises:
+        WorkbenchError: the moments cannot be factorised.
+    """
+    diagonal = hessian.diagonal()
+    order = diagonal.argsort(descending=True, stable=True)
+    permuted = hessian[order][:, order]
+    dead = permuted.diagonal() <= 0
+    permuted[dead, :] = 0
+    permuted[:, dead] = 0
+    permuted.diagonal()[dead] = float(diagonal.mean()) or 1.0
+    factor, used = inverse_factor(permuted, damping)
+    columns = order.tolist()
+    work = weight[:, order].t().contiguous()
+    rounded_from = torch.empty_like(work)
+    count = work.shape[0]
+    for start in range(0, count, BLOCK):
+        stop = min(start + BLOCK, count)
+        block = work[start:stop]
+        errors = torch.empty_like(block)
+        inside = factor[start:stop, start:stop]
+        for i in range(stop - start):
+            column = block[i]
+            rounded_from[start + i] = column
+            error = (column - grid.nearest(column, columns[start + i])) / inside[i, i]
+            errors[i] = error
+            if i + 1 < stop - start:
+                block[i + 1 :] -= inside[i, i + 1 :].unsqueeze(-1) * error
+        if stop < count:
+            work[stop:] -= factor[start:stop, stop:].t() @ errors
+    result = torch.empty_like(weight)
+    result[:, order] = rounded_from.t()
+    return Compensated(result, used)
