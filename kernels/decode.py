@@ -1,5 +1,5 @@
 # mypy: disallow-untyped-decorators=False, disallow-untyped-defs=False, disallow-incomplete-defs=False
-# ruff: noqa: SIM300
+# ruff: noqa: SIM108, SIM300
 """The one dequantization that every Triton kernel uses: words of a ``TiledWeight`` to weights.
 
 Integers: ``(code - zero) * scale`` in bfloat16, rounded once: bit for bit the reference's weight; for float16
@@ -62,6 +62,7 @@ _STEP_FP16 = tl.constexpr(
     + "fma.rn.bf16x2 d, d, $3, nil;\n.reg .b32 a, b;\nshl.b32 a, d, 16;\nand.b32 b, d, 0xFFFF0000;\n"
     + "cvt.rn.f16x2.f32 $0, b, a;\n}"
 )
+# The scale comes twice, once for each weight of the pair, and twice in either register.
 _TIMES_BF16 = tl.constexpr("{\n.reg .b32 nil;\nmov.b32 nil, 0x80008000;\nfma.rn.bf16x2 $0, $1, $2, nil;\n}")
 _TIMES_FP16 = tl.constexpr("mul.rn.f16x2 $0, $1, $2;")
 
@@ -109,7 +110,10 @@ def _plain(words, scale, offset, i: tl.constexpr, FORMAT: tl.constexpr, DTYPE: t
 
 @triton.jit
 def _scaled(value, scale, offset, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
-    """Pairs of unpacked nibbles times their scale, for integers less their zero first."""
+    """Pairs of unpacked nibbles times their scale, for integers less their zero first.
+
+    ``scale`` is a 16-bit float for integers, and for NVFP4 an int32 that holds it twice.
+    """
     if FORMAT == INT4:
         if DTYPE == tl.bfloat16:
             return tl.inline_asm_elementwise(
@@ -121,11 +125,11 @@ def _scaled(value, scale, offset, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
             )
     elif DTYPE == tl.bfloat16:
         return tl.inline_asm_elementwise(
-            _TIMES_BF16, "=r,r,r", [value, scale], tl.bfloat16, is_pure=True, pack=2
+            _TIMES_BF16, "=r,r,r,r", [value, scale], tl.bfloat16, is_pure=True, pack=2
         )
     else:
         return tl.inline_asm_elementwise(
-            _TIMES_FP16, "=r,r,r", [value, scale], tl.float16, is_pure=True, pack=2
+            _TIMES_FP16, "=r,r,r,r", [value, scale], tl.float16, is_pure=True, pack=2
         )
 
 
@@ -181,10 +185,21 @@ def decode(
 @triton.jit
 def _one(nibble, word, i: tl.constexpr, FORMAT: tl.constexpr, DTYPE: tl.constexpr, FAST: tl.constexpr):
     """The weights of nibble ``i``."""
-    scale, offset = read_scale(word, i, FORMAT, DTYPE)
     if FAST:
-        scale, _ = tl.broadcast(scale, nibble)
-        offset, _ = tl.broadcast(offset, nibble)
-        return _scaled(nibble, scale, offset, FORMAT, DTYPE)
+        if FORMAT == NVFP4:
+            # The bits of ``read_scale``, in both halves of a register by one multiplication.
+            byte = (word >> (8 * (i % 4))) & 0xFF
+            if DTYPE == tl.bfloat16:
+                scale = byte * 0x00100010 + 0x75807580
+            else:
+                scale = byte * 0x00800080 + 0x30003000
+            scale, _ = tl.broadcast(scale, nibble)
+            return _scaled(nibble, scale, scale, FORMAT, DTYPE)
+        else:
+            scale, offset = read_scale(word, i, FORMAT, DTYPE)
+            scale, _ = tl.broadcast(scale, nibble)
+            offset, _ = tl.broadcast(offset, nibble)
+            return _scaled(nibble, scale, offset, FORMAT, DTYPE)
     else:
+        scale, offset = read_scale(word, i, FORMAT, DTYPE)
         return _plain(nibble, scale.to(tl.float32), offset.to(tl.float32), i, FORMAT, DTYPE)
