@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from textual.screen import Screen
 
     from workbench.screens.base import AreaScreen
+    from workbench.screens.modal import Modal, Result
 
 POLL_BUSY_S = 0.25
 POLL_IDLE_S = 2.0
@@ -164,7 +165,8 @@ class WorkbenchApp(App[None]):
 
     async def go_to(self, area: str) -> AreaScreen:
         """Switch to an area and return its screen, mounted."""
-        await self.switch_mode(area)
+        with self.batch_update():
+            await self.switch_mode(area)
         return self.area
 
     async def action_area_runs(self) -> None:
@@ -182,10 +184,17 @@ class WorkbenchApp(App[None]):
     async def action_area_bench(self) -> None:
         await self.go_to("bench")
 
-    def action_palette(self) -> None:
+    async def open_box(
+        self, box: Modal[Result], answered: Callable[[Result | None], None] | None = None
+    ) -> None:
+        """Open a box over the area, sent once it is complete: painted as it grows it would be three times the bytes."""
+        with self.batch_update():
+            await self.push_screen(box, answered)
+
+    async def action_palette(self) -> None:
         from workbench.screens.palette import Palette
 
-        self.push_screen(Palette(), self._run_chosen)
+        await self.open_box(Palette(), self._run_chosen)
 
     def _run_chosen(self, action: actions.Action | None) -> None:
         if action is not None:
@@ -197,15 +206,15 @@ class WorkbenchApp(App[None]):
             await self.go_to(action.screen)
         await self.run_action(f"{'app' if action.screen == 'app' else 'screen'}.{action.method}")
 
-    def action_help(self) -> None:
+    async def action_help(self) -> None:
         from workbench.screens.help import Help
 
-        self.push_screen(Help(self.current_mode))
+        await self.open_box(Help(self.current_mode))
 
-    def action_new_job(self) -> None:
+    async def action_new_job(self) -> None:
         from workbench.screens.new_job import NewJob
 
-        self.push_screen(NewJob(self.store, self.area.subject()), self._job_started)
+        await self.open_box(NewJob(self.store, self.area.subject()), self._job_started)
 
     def _job_started(self, ids: list[int] | None) -> None:
         if ids:

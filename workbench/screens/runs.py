@@ -214,11 +214,11 @@ class RunsScreen(AreaScreen):
         self._choose_columns()
         self._tell()
 
-    def action_columns(self) -> None:
+    async def action_columns(self) -> None:
         from workbench.screens.choose import Choose
 
         choices = [(column.key, column.title) for column in RUN_COLUMNS[1:]]
-        self.app.push_screen(Choose("Columns", choices, set(self.chosen)), self._columns_chosen)
+        await self.app.open_box(Choose("Columns", choices, set(self.chosen)), self._columns_chosen)
 
     def _columns_chosen(self, chosen: list[str] | None) -> None:
         if chosen is not None:
@@ -259,12 +259,12 @@ class RunsScreen(AreaScreen):
         if isinstance(screen, CompareScreen):
             screen.show_comparison(comparison)
 
-    def action_tags(self) -> None:
+    async def action_tags(self) -> None:
         from workbench.screens.tags import Tags
 
         row = self.table.row
         if row is not None:
-            self.app.push_screen(Tags(row), self._tagged)
+            await self.app.open_box(Tags(row), self._tagged)
 
     def _tagged(self, change: tuple[int, str, str] | None) -> None:
         if change is not None:

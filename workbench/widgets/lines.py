@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
@@ -35,9 +35,15 @@ class Line(Widget):
 
     def show(self, left: list[Part], right: list[Part] | None = None) -> None:
         """Replace the line; nothing is sent when it stays the same."""
-        if (left, right or []) != (self.left, self.right):
-            self.left, self.right = left, right or []
+        right = right or []
+        if (left, right) == (self.left, self.right):
+            return
+        if right or self.right:
             self.refresh()
+        else:
+            longest = max(sum(cell_len(text) for text, _ in parts) for parts in (left, self.left))
+            self.refresh(Region(0, 0, min(longest, self.size.width), 1))
+        self.left, self.right = left, right
 
     def render_line(self, y: int) -> Strip:
         width = self.size.width
