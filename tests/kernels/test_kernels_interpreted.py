@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="test_kernels_gpu covers machines with a GPU")
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs the extra 'triton'")
 def test_the_quantized_kernels_are_right_on_the_interpreter() -> None:
     """In a process of its own: Triton reads TRITON_INTERPRET once, where its functions are defined."""
