@@ -1,4 +1,4 @@
-"""The ``pack-quantized`` layout of compressed-tensors: tensor names, shapes and the ``quantization_config``.
+"""The layouts of compressed-tensors: tensor names, shapes and the ``quantization_config``.
 
 For a linear ``name`` [N, K] of ``bits`` bits and groups of g columns (compressed-tensors,
 ``compressors/pack_quantized``):
@@ -10,6 +10,14 @@ For a linear ``name`` [N, K] of ``bits`` bits and groups of g columns (compresse
 ``name.weight_shape``       int64 [2]                N, K
 ``name.bias``               bfloat16 [N]             unchanged, where there is one
 ========================== ======================== ====================================================
+
+As NVFP4 (``compressors/nvfp4``, format ``nvfp4-pack-quantized``):
+
+============================ ======================== ==================================================
+``name.weight_packed``        uint8 [N, K/2]           E2M1 codes, the even column in the low nibble
+``name.weight_scale``         float8_e4m3fn [N, K/16]  weight = code * scale / global scale
+``name.weight_global_scale``  float32 [1]              the same for linears that runtimes fuse
+============================ ======================== ==================================================
 """
 
 from __future__ import annotations
@@ -17,19 +25,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from core.errors import CheckpointError
-from core.quantization.scheme import Scheme
+from core.quantization.scheme import NVFP4, Scheme
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from core.quantization.integer import Quantized
+    from core.quantization.rounding import Quantized
 
-FORMAT = "pack-quantized"
+FORMATS = {"int": "pack-quantized", "nvfp4": "nvfp4-pack-quantized"}
+"""Name of the layout by kind of scheme."""
+
 PACKED, SCALE, ZERO, SHAPE = "weight_packed", "weight_scale", "weight_zero_point", "weight_shape"
+GLOBAL_SCALE = "weight_global_scale"
 
 
 def tensor_keys(name: str, scheme: Scheme) -> list[str]:
     """The keys that stand for ``name.weight``."""
+    if scheme.kind == "nvfp4":
+        return [f"{name}.{leaf}" for leaf in (PACKED, SCALE, GLOBAL_SCALE)]
     leaves = [PACKED, SCALE, SHAPE] if scheme.symmetric else [PACKED, SCALE, ZERO, SHAPE]
     return [f"{name}.{leaf}" for leaf in leaves]
 
@@ -38,8 +51,15 @@ def to_tensors(name: str, weight: Quantized) -> dict[str, Tensor]:
     """The tensors that are stored for a quantized linear, on the CPU."""
     import torch
 
+    from core.quantization.nvfp4 import Nvfp4Quantized
     from kernels.packing import pack
 
+    if isinstance(weight, Nvfp4Quantized):
+        return {
+            f"{name}.{PACKED}": weight.packed.contiguous().cpu(),
+            f"{name}.{SCALE}": weight.scale.contiguous().cpu(),
+            f"{name}.{GLOBAL_SCALE}": weight.global_scale.cpu().clone(),
+        }
     bits = weight.scheme.bits
     tensors = {
         f"{name}.{PACKED}": pack(weight.codes, bits).cpu(),
@@ -53,21 +73,24 @@ def to_tensors(name: str, weight: Quantized) -> dict[str, Tensor]:
 
 def quantization_config(scheme: Scheme, ignore: list[str]) -> dict[str, Any]:
     """The ``quantization_config`` of config.json: all linears but ``ignore`` are of ``scheme``."""
+    weights = {
+        "num_bits": scheme.bits,
+        "type": "float" if scheme.kind == "nvfp4" else "int",
+        "symmetric": scheme.symmetric,
+        "strategy": "tensor_group" if scheme.kind == "nvfp4" else "group",
+        "group_size": scheme.group_size,
+        "dynamic": False,
+    }
+    if scheme.kind == "nvfp4":
+        weights["scale_dtype"] = "torch.float8_e4m3fn"
     return {
         "quant_method": "compressed-tensors",
-        "format": FORMAT,
+        "format": FORMATS[scheme.kind],
         "quantization_status": "compressed",
         "config_groups": {
             "group_0": {
                 "targets": ["Linear"],
-                "weights": {
-                    "num_bits": scheme.bits,
-                    "type": "int",
-                    "symmetric": scheme.symmetric,
-                    "strategy": "group",
-                    "group_size": scheme.group_size,
-                    "dynamic": False,
-                },
+                "weights": weights,
                 "input_activations": None,
                 "output_activations": None,
             }
@@ -87,16 +110,22 @@ def scheme_of(config: dict[str, Any], place: str) -> Scheme:
         method, layout = config["quant_method"], config["format"]
         groups = list(config["config_groups"].values())
         weights = groups[0]["weights"]
-        found = {
+        kinds = {name: kind for kind, name in FORMATS.items()}
+        kind = kinds.get(layout)
+        wanted: dict[str, tuple[Any, Any]] = {
             "quant_method": (method, "compressed-tensors"),
-            "format": (layout, FORMAT),
+            "format": (layout, layout if kind else " or ".join(kinds)),
             "number of config_groups": (len(groups), 1),
-            "weights.type": (weights["type"], "int"),
-            "weights.strategy": (weights["strategy"], "group"),
+            "weights.type": (weights["type"], "float" if kind == "nvfp4" else "int"),
+            "weights.strategy": (weights["strategy"], "tensor_group" if kind == "nvfp4" else "group"),
         }
-        for key, (value, wanted) in found.items():
-            if value != wanted:
-                raise CheckpointError(f"{place}: {key} is {value!r}, this version runs {wanted!r}")
+        for key, (value, right) in wanted.items():
+            if value != right:
+                raise CheckpointError(f"{place}: {key} is {value!r}, this version runs {right!r}")
+        if any(groups[0].get(key) for key in ("input_activations", "output_activations")):
+            raise CheckpointError(f"{place}: activations are quantized, this version runs weights only")
+        if kind == "nvfp4":
+            return NVFP4
         return Scheme(int(weights["num_bits"]), int(weights["group_size"]), bool(weights["symmetric"]))
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{place}: quantization_config is damaged ({error!r})") from error

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from core.formats.compressed_tensors import FORMATS
 from core.quantization.groups import EXPERTS, KINDS
 from core.quantization.scheme import Scheme
 
@@ -40,7 +41,8 @@ def model_card(
         f"Recipe `{recipe}`: {summary}. `recipe.toml` holds it whole, `lance_workbench.json` what it was made "
         "from and a record of every linear.",
         "",
-        "The layout is `pack-quantized` of [compressed-tensors](https://github.com/vllm-project/compressed-tensors); "
+        f"The layout is `{FORMATS[scheme.kind]}` of "
+        "[compressed-tensors](https://github.com/vllm-project/compressed-tensors); "
         "tensor names are Lance's. The vision tower and the VAE are those of the base model and lie beside it.",
         "",
     ]

@@ -124,16 +124,16 @@ def searched_grid(
         scheme: the stored format.
         scale_dtype: dtype of the scales.
     """
-    h = importance.clamp(min=float(importance.mean()) * 1e-6 + 1e-30).view(1, -1, scheme.group_size)
+    h = importance.clamp(min=float(importance.mean()) * 1e-6 + 1e-30).view(-1, scheme.group_size)
     groups = weight.unflatten(-1, (-1, scheme.group_size))
     low, high = limits(weight, scheme)
     best = grid_of(low, high, scheme, scale_dtype)
-    error = _error(best, weight, groups, h)
+    error = _error(best, groups, h)
     sides = (
         [(share, share) for share in SHARES] if scheme.symmetric else [(a, b) for a in SIDES for b in SIDES]
     )
     for below, above in sides[1:]:
-        best, error = _better(best, error, grid_of(low * below, high * above, scheme, scale_dtype), weight, h)
+        best, error = _better(best, error, grid_of(low * below, high * above, scheme, scale_dtype), groups, h)
     for _ in range(REFITS):
         steps = best.encode(weight).codes.unflatten(-1, (-1, scheme.group_size)).float()
         if best.zero is not None:
@@ -141,22 +141,32 @@ def searched_grid(
         top, bottom = (h * groups * steps).sum(-1), (h * steps * steps).sum(-1)
         fitted = (top / bottom.clamp(min=1e-30)).to(scale_dtype)
         fitted = torch.where(fitted > 0, fitted, best.scale)
-        best, error = _better(best, error, replace(best, scale=fitted), weight, h)
+        best, error = _better(best, error, replace(best, scale=fitted), groups, h)
     return best
 
 
-def _error(grid: IntegerGrid, weight: Tensor, groups: Tensor, h: Tensor) -> Tensor:
-    """Weighted squared error of each group [N, K/g]."""
-    runs = grid.encode(weight).dequantize().float().view_as(groups)
-    return (runs.sub_(groups).square_() * h).sum(-1)
+def _error(grid: IntegerGrid, groups: Tensor, h: Tensor) -> Tensor:
+    """Weighted squared error of each group [N, K/g] of ``groups`` [N, K/g, g]: that of ``encode`` and
+    ``dequantize``, without the way through small integers.
+    """
+    scale = grid.scale.float().unsqueeze(-1)
+    steps = groups / scale
+    if grid.zero is not None:
+        steps += grid.zero.unsqueeze(-1)
+    steps.round_().clamp_(grid.scheme.code_min, grid.scheme.code_max)
+    if grid.zero is not None:
+        steps -= grid.zero.unsqueeze(-1)
+    runs = steps.mul_(scale)
+    if grid.scale.dtype != runs.dtype:
+        runs = runs.to(grid.scale.dtype).float()
+    return torch.einsum("ngj,gj->ng", runs.sub_(groups).square_(), h)
 
 
 def _better(
-    best: IntegerGrid, error: Tensor, other: IntegerGrid, weight: Tensor, h: Tensor
+    best: IntegerGrid, error: Tensor, other: IntegerGrid, groups: Tensor, h: Tensor
 ) -> tuple[IntegerGrid, Tensor]:
     """Group by group whichever loses less."""
-    groups = weight.unflatten(-1, (-1, best.scheme.group_size))
-    found = _error(other, weight, groups, h)
+    found = _error(other, groups, h)
     wins = found < error
     scale = torch.where(wins, other.scale, best.scale)
     zero = None

@@ -20,7 +20,7 @@ from core.quantization.folds import fold_norm, fold_rows, scale_columns
 from core.quantization.groups import EXPERTS, LinearGroup, layer_groups
 from core.quantization.losses import Block, BlockLoss, Inputs, attention_block, linear_block, mlp_block
 from core.quantization.recipe import Recipe
-from core.quantization.rounding import Rounding, round_best, round_plainly
+from core.quantization.rounding import Rounding, round_best, round_blindly
 
 STORED = torch.bfloat16
 """dtype of everything in a variant that is not packed codes."""
@@ -131,7 +131,12 @@ class _Expert:
         self.find_inputs = find_inputs
         self.tokens = tokens
         self.device = device
-        self.rounding = Rounding(recipe.scheme, recipe.ranges, STORED)
+        self.rounding = Rounding(
+            recipe.scheme,
+            searched=recipe.ranges is not None,
+            weighed=recipe.ranges is None or recipe.ranges.weighed,
+            scale_dtype=STORED,
+        )
         self.weights = {name: self._float(f"{name}.weight") for group in groups for name in group.linears}
 
     def _float(self, key: str) -> Tensor:
@@ -187,7 +192,7 @@ class _Expert:
             self.recipe.scheme.check_shape(f"{name}.weight", tuple(weight.shape))
         inputs = None if choice is None else self.find_inputs(group)
         if choice is None or inputs is None:
-            rounded = round_plainly(weights, self.rounding)
+            rounded = round_blindly(weights, self.rounding)
             mode = "uncovered" if self.recipe.needs_calibration else "identity"
         else:
             loss = BlockLoss(self._block(group), weights, inputs.over(choice.scale))

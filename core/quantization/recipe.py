@@ -16,7 +16,8 @@ from typing import Any
 
 from core.errors import UsageError
 from core.files import sha256_text
-from core.quantization.scheme import Scheme
+from core.quantization.scheme import KINDS as FORMATS
+from core.quantization.scheme import NVFP4, Scheme
 
 FOLDER = Path(__file__).parent / "recipes"
 """Where the ready recipes lie."""
@@ -45,7 +46,10 @@ class AwqStep:
 
 @dataclass(frozen=True)
 class RangesStep:
-    """Search each group's range for the least error weighed by what the channels carry."""
+    """Search each group's range for the least error."""
+
+    weighed: bool = True
+    """An error counts what its channel carries; otherwise all count alike and no calibration is needed."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +89,16 @@ class Recipe:
     @property
     def needs_calibration(self) -> bool:
         """Whether a step looks at activations."""
-        return bool(self.steps)
+        return any(not isinstance(step, RangesStep) or step.weighed for step in self.steps)
 
     def step_of(self, group: str) -> AwqStep | None:
         """The step that scales this kind of group, if one does."""
         return next((s for s in self.steps if isinstance(s, AwqStep) and group in s.groups), None)
 
     @property
-    def ranges(self) -> bool:
-        """Whether ranges are searched."""
-        return any(isinstance(step, RangesStep) for step in self.steps)
+    def ranges(self) -> RangesStep | None:
+        """The step that searches ranges, if there is one."""
+        return next((step for step in self.steps if isinstance(step, RangesStep)), None)
 
     @property
     def gptq(self) -> GptqStep | None:
@@ -115,9 +119,9 @@ class Recipe:
         """The same with another group size; None keeps the recipe's own.
 
         Raises:
-            UsageError: the group is not positive.
+            UsageError: the group is not positive, or not 16 for NVFP4.
         """
-        if group is None:
+        if group is None or group == self.scheme.group_size:
             return self
         scheme = dataclasses.replace(self.scheme, group_size=group)
         text = _GROUP.sub(rf"\g<1>{group}", self.text)
@@ -176,20 +180,13 @@ class _Reader:
 
     def recipe(self, content: dict[str, Any], text: str) -> Recipe:
         top = self.table(content, "", ("name", "summary", "format", "calibration", "steps"))
-        form = self.table(top.get("format"), "format", ("bits", "group", "symmetric"))
+        form = self.table(top.get("format"), "format", ("type", "bits", "group", "symmetric"))
         use = self.table(
             top.get("calibration", {}), "calibration", ("min_tokens", "too_few", "rows", "weights")
         )
         too_few = self.value(use, "calibration.too_few", str, "error")
         self.known("calibration.too_few", (too_few,), TOO_FEW)
-        try:
-            scheme = Scheme(
-                self.value(form, "format.bits", int),
-                self.value(form, "format.group", int),
-                self.value(form, "format.symmetric", bool),
-            )
-        except UsageError as error:
-            raise UsageError(f"{self.path}: format: {error}") from None
+        scheme = self.scheme(form)
         steps = top.get("steps", [])
         if not isinstance(steps, list):
             raise UsageError(f"{self.path}: steps is no list; write [[steps]] for each step")
@@ -209,6 +206,21 @@ class _Reader:
             role_weights=self.weights(use.get("weights", {})),
             text=text,
         )
+
+    def scheme(self, form: dict[str, Any]) -> Scheme:
+        kind = self.value(form, "format.type", str, "int")
+        self.known("format.type", (kind,), FORMATS)
+        if kind == "nvfp4":
+            self.table(form, "format of type nvfp4", ("type",))
+            return NVFP4
+        try:
+            return Scheme(
+                self.value(form, "format.bits", int),
+                self.value(form, "format.group", int),
+                self.value(form, "format.symmetric", bool),
+            )
+        except UsageError as error:
+            raise UsageError(f"{self.path}: format: {error}") from None
 
     def check_order(self, steps: tuple[Step, ...]) -> None:
         scaled = [group for step in steps if isinstance(step, AwqStep) for group in step.groups]
@@ -238,7 +250,7 @@ class _Reader:
                     f"{self.path}: {key}.damping is {damping}, wanted more than 0 and less than 1"
                 )
             return GptqStep(damping)
-        return RangesStep()
+        return RangesStep(self.value(table, f"{key}.weighed", bool, True))
 
     def awq(self, table: dict[str, Any], key: str) -> AwqStep:
         groups = self.value(table, f"{key}.groups", list, list(FOLDABLE))

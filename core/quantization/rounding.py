@@ -10,11 +10,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from core.quantization import integer, nvfp4
 from core.quantization.gptq import Curvature, compensate
-from core.quantization.integer import IntegerGrid, Quantized, plain_grid, searched_grid
 from core.quantization.losses import BlockLoss, Inputs
 from core.quantization.recipe import GptqStep
 from core.quantization.scheme import Scheme
+
+Grid = integer.IntegerGrid | nvfp4.Nvfp4Grid
+"""The values a weight may take; ``encode`` rounds a whole weight to it, ``nearest`` a column, to the same bits."""
+
+Quantized = integer.Quantized | nvfp4.Nvfp4Quantized
+"""A rounded weight as it is stored; ``dequantize`` is what runs."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,9 @@ class Rounding:
 
     scheme: Scheme
     searched: bool = False
-    """Search each group's range for the least error weighed by the mean square of the channels."""
+    """Search each group's range for the least error."""
+    weighed: bool = True
+    """In the search an error counts the mean square of its channel; otherwise all errors count alike."""
     scale_dtype: torch.dtype = torch.bfloat16
     """dtype of the stored scales."""
 
@@ -31,11 +39,15 @@ class Rounding:
         """The same format by the range of each group."""
         return replace(self, searched=False)
 
-    def grid(self, stacked: Tensor, importance: Tensor) -> IntegerGrid:
+    def grid(self, stacked: Tensor, importance: Tensor) -> Grid:
         """The grid of a group's stacked weights float32 [N, K] whose channels have mean squares [K]."""
+        if self.searched and not self.weighed:
+            importance = torch.ones_like(importance)
+        if self.scheme.kind == "nvfp4":
+            return nvfp4.searched_grid(stacked, importance) if self.searched else nvfp4.plain_grid(stacked)
         if self.searched:
-            return searched_grid(stacked, importance, self.scheme, self.scale_dtype)
-        return plain_grid(stacked, self.scheme, self.scale_dtype)
+            return integer.searched_grid(stacked, importance, self.scheme, self.scale_dtype)
+        return integer.plain_grid(stacked, self.scheme, self.scale_dtype)
 
     def roundtrip(self, weights: Sequence[Tensor], importance: Tensor) -> list[Tensor]:
         """What a group's ``weights`` [N, K] each become when stored and read back, as float32."""
@@ -48,7 +60,7 @@ class Rounding:
 class Rounded:
     """A group's rounded weights and how they came about."""
 
-    weights: list[Quantized]
+    weights: Sequence[Quantized]
     way: str
     """``nearest`` in plain ranges, ``ranges`` in searched ones, ``gptq`` with errors compensated."""
     loss: float | None
@@ -57,11 +69,15 @@ class Rounded:
     shrinkage: float | None = None
 
 
-def round_plainly(weights: Sequence[Tensor], rounding: Rounding) -> Rounded:
-    """Round ``weights`` [N, K] each to nearest in plain ranges: all that can be done without a calibration."""
+def round_blindly(weights: Sequence[Tensor], rounding: Rounding) -> Rounded:
+    """Round ``weights`` [N, K] each to nearest, as far as that can be done without a calibration: in plain ranges,
+    or in ranges searched with all errors alike.
+    """
     stacked = torch.cat(list(weights))
-    plain = rounding.plain().grid(stacked, torch.ones_like(stacked[0]))
-    return Rounded(plain.encode(stacked).split([len(weight) for weight in weights]), "nearest", None)
+    searched = rounding.searched and not rounding.weighed
+    grid = (rounding if searched else rounding.plain()).grid(stacked, torch.ones_like(stacked[0]))
+    sizes = [len(weight) for weight in weights]
+    return Rounded(grid.encode(stacked).split(sizes), "ranges" if searched else "nearest", None)
 
 
 def round_best(

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from core.errors import UsageError
 
 MIN_BITS, MAX_BITS = 2, 8
 
 
+Kind = Literal["int", "nvfp4"]
+KINDS: tuple[Kind, ...] = ("int", "nvfp4")
+
+
 @dataclass(frozen=True)
 class Scheme:
     """Integers of ``bits`` bits with one scale (and, if asymmetric, one zero) per row and ``group_size``
-    columns.
+    columns; or ``NVFP4``.
     """
 
     bits: int
     group_size: int
     symmetric: bool
+    kind: Kind = "int"
 
     def __post_init__(self) -> None:
+        if self.kind == "nvfp4" and (self.bits, self.group_size, self.symmetric) != (4, 16, True):
+            raise UsageError("nvfp4 has four bits and groups of 16; leave bits, group and symmetric out")
         if not MIN_BITS <= self.bits <= MAX_BITS:
             raise UsageError(f"bits is {self.bits}, wanted {MIN_BITS} to {MAX_BITS}")
         if self.group_size < 1:
@@ -41,6 +48,8 @@ class Scheme:
     @property
     def label(self) -> str:
         """For records and tables, for example ``int4 asym g64``."""
+        if self.kind == "nvfp4":
+            return "nvfp4"
         return f"int{self.bits} {'sym' if self.symmetric else 'asym'} g{self.group_size}"
 
     def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
@@ -52,6 +61,10 @@ class Scheme:
         if len(shape) != 2:
             raise UsageError(f"{name} {list(shape)}: only a matrix [out, in] can be quantized")
         if shape[1] % self.group_size:
+            if self.kind == "nvfp4":
+                raise UsageError(
+                    f"{name} {list(shape)}: nvfp4 needs columns in sixteens; choose an integer format"
+                )
             fits = ", ".join(str(g) for g in (32, 64, 128) if shape[1] % g == 0)
             advice = f"choose a group of {fits}" if fits else "choose a group that divides them"
             raise UsageError(
@@ -60,12 +73,25 @@ class Scheme:
             )
 
     def nbytes(self, shape: tuple[int, int], scale_bytes: int = 2) -> int:
-        """Bytes of a weight [out, in] as stored: packed codes, scales, packed zeros and the shape."""
+        """Bytes of a weight [out, in] as stored: packed codes, scales, packed zeros and the shape (integers),
+        or codes, scales of one byte and the global scale (NVFP4).
+        """
         rows, columns = shape
+        if self.kind == "nvfp4":
+            return rows * columns // 2 + rows * columns // self.group_size + 4
         groups = columns // self.group_size
         zeros = 0 if self.symmetric else 4 * -(-rows * self.bits // 32) * groups
         return 4 * rows * -(-columns * self.bits // 32) + scale_bytes * rows * groups + zeros + 16
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        return {"bits": self.bits, "group": self.group_size, "symmetric": self.symmetric}
+        return {
+            "type": self.kind,
+            "bits": self.bits,
+            "group": self.group_size,
+            "symmetric": self.symmetric,
+        }
+
+
+NVFP4 = Scheme(4, 16, True, "nvfp4")
+"""E2M1 codes with an E4M3 scale per 16 columns and a float32 global scale per group of linears."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from core.errors import CheckpointError
 from core.quantization.scheme import Scheme
 from kernels.linear import quantized_linear
+from kernels.nvfp4 import dequantize_nvfp4
 from kernels.packing import packed_words
 from kernels.reference import dequantize_packed
 
@@ -23,6 +24,7 @@ class QuantizedLinear(nn.Module):
     weight_packed: Tensor
     weight_scale: Tensor
     weight_zero_point: Tensor | None
+    weight_global_scale: Tensor | None
     bias: Tensor | None
 
     def __init__(
@@ -32,6 +34,7 @@ class QuantizedLinear(nn.Module):
         scale: Tensor,
         zero: Tensor | None,
         bias: Tensor | None,
+        global_scale: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.scheme = scheme
@@ -40,6 +43,7 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("weight_packed", packed)
         self.register_buffer("weight_scale", scale)
         self.register_buffer("weight_zero_point", zero)
+        self.register_buffer("weight_global_scale", global_scale)
         self.register_buffer("bias", bias)
         self.held: Tensor | None = None
         """The dequantized weight, if ``hold`` was called."""
@@ -60,8 +64,11 @@ class QuantizedLinear(nn.Module):
             "weight_packed": (rows, packed_words(columns, scheme.bits)),
             "weight_scale": (rows, groups),
             "weight_zero_point": (packed_words(rows, scheme.bits), groups),
+            "weight_global_scale": (1,),
             "bias": (rows,),
         }
+        if scheme.kind == "nvfp4":
+            wanted["weight_packed"] = (rows, columns // 2)
         for key, shape in shapes.items():
             if shape != wanted[key]:
                 raise CheckpointError(
@@ -70,15 +77,20 @@ class QuantizedLinear(nn.Module):
                 )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantizedLinear:
-        scale_dtype = self.weight_scale.dtype
+        scale, global_scale = self.weight_scale, self.weight_global_scale
         super()._apply(fn, recurse)
-        self.weight_scale = self.weight_scale.to(scale_dtype)
+        # From the scales as they were: a cast to a narrower dtype and back would have changed them.
+        self.weight_scale = scale.to(self.weight_scale.device)
+        if global_scale is not None:
+            self.weight_global_scale = global_scale.to(self.weight_scale.device)
         if self.held is not None:
             self.held = fn(self.held)
         return self
 
     def weight(self) -> Tensor:
-        """The weight [out, in] that runs, in the scales' dtype."""
+        """The weight [out, in] that runs: in the scales' dtype, or float32 for NVFP4."""
+        if self.weight_global_scale is not None:
+            return dequantize_nvfp4(self.weight_packed, self.weight_scale, self.weight_global_scale)
         return dequantize_packed(
             self.weight_packed, self.weight_scale, self.weight_zero_point, self.scheme.bits, self.in_features
         )
@@ -98,6 +110,9 @@ class QuantizedLinear(nn.Module):
         if self.held is not None and self.held.dtype == x.dtype:
             bias = None if self.bias is None else self.bias.to(x.dtype)
             return nn.functional.linear(x, self.held, bias)
+        if self.weight_global_scale is not None:
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            return nn.functional.linear(x, self.weight().to(x.dtype), bias)
         return quantized_linear(
             x, self.weight_packed, self.weight_scale, self.weight_zero_point, self.bias, self.scheme.bits
         )

@@ -9,7 +9,7 @@ from torch import nn
 
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
-from core.formats.compressed_tensors import PACKED, SCALE, SHAPE, ZERO, tensor_keys
+from core.formats.compressed_tensors import GLOBAL_SCALE, PACKED, SCALE, SHAPE, ZERO, tensor_keys
 from core.lance.loading import LinearFactory, Pipeline, load_lance
 from core.quantization.scheme import Scheme
 from core.runtime.check import enforcement, variant_scheme
@@ -31,7 +31,7 @@ def quantized_factory(scheme: Scheme, device: torch.device, dtype: torch.dtype) 
         if linear.bias is not None:
             keys.append(f"{name}.bias")
         found = {key.rpartition(".")[2]: source.get(key, finite=True) for key in keys}
-        shape = found.pop(SHAPE).tolist()
+        shape = found.pop(SHAPE).tolist() if SHAPE in found else [linear.out_features, linear.in_features]
         if shape != [linear.out_features, linear.in_features]:
             raise CheckpointError(
                 f"{source.entry(keys[0]).file}: {name}.{SHAPE} is {shape}, "
@@ -42,7 +42,12 @@ def quantized_factory(scheme: Scheme, device: torch.device, dtype: torch.dtype) 
         placed = {key: tensor.to(device) for key, tensor in found.items()}
         bias = placed.get("bias")
         module = QuantizedLinear(
-            scheme, placed[PACKED], placed[SCALE], placed.get(ZERO), None if bias is None else bias.to(dtype)
+            scheme,
+            placed[PACKED],
+            placed[SCALE],
+            placed.get(ZERO),
+            None if bias is None else bias.to(dtype),
+            placed.get(GLOBAL_SCALE),
         )
         return module, set(keys)
 
@@ -58,7 +63,8 @@ def load_model(
 ) -> Pipeline:
     """Load the checkpoint or variant in ``folder``; ``enforcement`` says of the result what runs.
 
-    On a GPU the decoder runs through an ``Engine`` unless ``observed``: hooks on the linears see only their modules.
+    On a GPU the decoder runs through an ``Engine`` unless ``observed``: hooks on the linears see only their
+    modules.
 
     Raises:
         CheckpointError: damaged or incomplete files, or quantization that is not in force.

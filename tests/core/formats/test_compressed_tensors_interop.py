@@ -14,7 +14,8 @@ from core.errors import CheckpointError
 from core.formats.compressed_tensors import quantization_config, scheme_of, tensor_keys, to_tensors
 from core.quantization.groups import UNTOUCHED, target_linears
 from core.quantization.integer import quantize
-from core.quantization.scheme import Scheme
+from core.quantization.rounding import Rounding
+from core.quantization.scheme import NVFP4, Scheme
 from kernels.reference import dequantize_packed
 
 theirs = pytest.importorskip("compressed_tensors.quantization", reason="compressed-tensors is not installed")
@@ -72,6 +73,47 @@ def test_their_packing_of_our_codes_is_ours(symmetric: bool) -> None:
         assert torch.equal(packed[key.removeprefix("layer.")], tensor), key
 
 
+def decompress_nvfp4(tensors: dict[str, torch.Tensor], scheme: Any) -> torch.Tensor:
+    from compressed_tensors.compressors.nvfp4.base import NVFP4PackedCompressor
+
+    return NVFP4PackedCompressor.decompress(tensors, scheme)["weight"]
+
+
+@pytest.mark.parametrize("size", [1e-6, 0.02, 30.0])
+@pytest.mark.parametrize("searched", [False, True])
+def test_nvfp4_weights_decompress_to_ours_bit_for_bit(size: float, searched: bool) -> None:
+    weight = torch.randn(24, 128, generator=torch.Generator().manual_seed(5)) * size
+    weight[0, :16] = 0
+    ours = Rounding(NVFP4, searched).grid(weight, torch.ones(128)).encode(weight)
+    tensors = to_tensors("layer", ours)
+    assert sorted(tensors) == sorted(tensor_keys("layer", NVFP4))
+    local = {key.removeprefix("layer."): tensor for key, tensor in tensors.items()}
+    read = decompress_nvfp4(local, their_scheme(quantization_config(NVFP4, [])))
+    assert read.dtype == torch.bfloat16
+    assert torch.equal(read, ours.dequantize())
+
+
+def test_the_package_takes_an_nvfp4_config_for_that_layout() -> None:
+    from compressed_tensors.compressors.nvfp4.base import NVFP4PackedCompressor
+
+    scheme = their_scheme(quantization_config(NVFP4, []))
+    assert NVFP4PackedCompressor.can_compress(torch.nn.Linear, scheme)
+    weight = torch.randn(24, 128, generator=torch.Generator().manual_seed(6))
+    ours = Rounding(NVFP4, True).grid(weight, torch.ones(128)).encode(weight)
+    tensors = {key.removeprefix("layer."): tensor for key, tensor in to_tensors("layer", ours).items()}
+    state = {
+        "weight": ours.dequantize().float(),
+        "weight_scale": ours.scale.float(),  # type: ignore[union-attr]
+        "weight_global_scale": tensors["weight_global_scale"],
+    }
+    packed = NVFP4PackedCompressor.compress(state, scheme)
+    assert torch.equal(packed["weight_scale"].view(torch.uint8), tensors["weight_scale"].view(torch.uint8))
+    # A zero's sign is free: compare what the codes are worth.
+    for nibble in (lambda t: t & 15, lambda t: t >> 4):
+        theirs_now, mine = nibble(packed["weight_packed"]), nibble(tensors["weight_packed"])
+        assert bool(((theirs_now == mine) | ((theirs_now & 7 == 0) & (mine == 0))).all())
+
+
 def test_a_whole_variant_is_read_by_the_package(tiny_world: Any) -> None:
     for result in tiny_world.variants.values():
         folder = Path(result["path"])
@@ -105,7 +147,10 @@ def test_a_scheme_survives_its_config_and_other_layouts_are_named() -> None:
     scheme = Scheme(5, 32, True)
     config = quantization_config(scheme, [])
     assert scheme_of(config, "config.json") == scheme
-    with pytest.raises(CheckpointError, match=r"here/config\.json: format is 'nvfp4-pack-quantized'"):
-        scheme_of(config | {"format": "nvfp4-pack-quantized"}, "here/config.json")
+    assert scheme_of(quantization_config(NVFP4, []), "config.json") == NVFP4
+    with pytest.raises(CheckpointError, match=r"here/config\.json: format is 'float-quantized'"):
+        scheme_of(config | {"format": "float-quantized"}, "here/config.json")
+    with pytest.raises(CheckpointError, match=r"weights\.type is 'int', this version runs 'float'"):
+        scheme_of(config | {"format": "nvfp4-pack-quantized"}, "config.json")
     with pytest.raises(CheckpointError, match="damaged"):
         scheme_of({"quant_method": "compressed-tensors"}, "config.json")

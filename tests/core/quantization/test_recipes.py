@@ -12,7 +12,15 @@ GOOD = recipes.load("int4-awq").text
 
 
 def test_the_ready_recipes_load_and_say_what_they_do() -> None:
-    assert recipes.names() == ["int4-awq", "int4-best", "int4-fast", "int4-minmax"]
+    assert recipes.names() == [
+        "int4-awq",
+        "int4-best",
+        "int4-fast",
+        "int4-minmax",
+        "int5",
+        "nvfp4",
+        "nvfp4-best",
+    ]
     for name in recipes.names():
         recipe = recipes.load(name)
         assert recipe.name == name and recipe.summary
@@ -31,6 +39,15 @@ def test_another_group_is_another_recipe_and_its_text_says_so() -> None:
     assert recipe.with_group(None) == recipe
 
 
+def test_nvfp4_has_a_group_of_its_own_and_needs_no_calibration() -> None:
+    recipe = recipes.load("nvfp4")
+    assert (recipe.scheme.label, recipe.variant_suffix) == ("nvfp4", "nvfp4-g16")
+    assert not recipe.needs_calibration and recipes.load("nvfp4-best").needs_calibration
+    assert recipe.with_group(16) == recipe
+    with pytest.raises(UsageError, match="nvfp4 has four bits and groups of 16"):
+        recipe.with_group(32)
+
+
 def test_an_unknown_recipe_lists_what_there_is() -> None:
     with pytest.raises(UsageError, match=r"int3-magic.*int4-awq, int4-best"):
         recipes.load("int3-magic")
@@ -39,9 +56,11 @@ def test_an_unknown_recipe_lists_what_there_is() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("bits = 4", "bit = 4", r"unknown key format\.bit; there are bits, group, symmetric"),
+        ("bits = 4", "bit = 4", r"unknown key format\.bit; there are type, bits, group, symmetric"),
         ("bits = 4", "bits = 9", r"format: bits is 9"),
         ("bits = 4", "bits = true", r"format\.bits is True, wanted a whole number"),
+        ("bits = 4", 'bits = 4\ntype = "fp8"', r"format\.type has 'fp8'; there are int, nvfp4"),
+        ("bits = 4", 'type = "nvfp4"', r"unknown key format of type nvfp4\.group; there are type"),
         ("group = 128", "", r"format\.group is missing"),
         ('kind = "awq"', 'kind = "magic"', r"steps\[0\]\.kind has 'magic'; there are awq, ranges, gptq"),
         ('kind = "awq"', "", r"steps\[0\] has no kind"),
