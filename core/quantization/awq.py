@@ -33,18 +33,21 @@ class Choice:
     loss_after: float
 
 
-def candidates(
-    weights: Sequence[Tensor], mean_abs: Tensor, group: int, exponents: int, duo: bool
-) -> Iterator[tuple[str, float, Tensor]]:
+def evenness(weights: Sequence[Tensor], group: int) -> Tensor:
+    """Mean over rows [K] of the weights' magnitudes over the greatest in their group (AutoAWQ's duo scaling)."""
+    stacked = torch.cat(list(weights)).abs().unflatten(-1, (-1, group))
+    return (stacked / stacked.amax(-1, keepdim=True).clamp(min=1e-30)).flatten(-2).mean(0)
+
+
+def candidates(a: Tensor, w: Tensor, exponents: int, duo: bool) -> Iterator[tuple[str, float, Tensor]]:
     """Scales to try, as (mode, exponent r, float32 [K]): one, ``a**r`` and ``a**r / w**(1-r)``.
 
-    ``a`` is the channel's mean magnitude, ``w`` the mean over rows of ``|W|`` over its group's greatest
-    (AutoAWQ's duo scaling); each scale is normalised by the root of its greatest times its least.
+    ``a`` is the channels' mean magnitude, ``w`` their ``evenness``; each scale is normalised by the root of its
+    greatest times its least.
     """
-    yield "identity", 0.0, torch.ones_like(mean_abs)
-    a = mean_abs.clamp(min=float(mean_abs.mean()) * 1e-4 + 1e-30)
-    stacked = torch.cat(list(weights)).abs().unflatten(-1, (-1, group))
-    w = (stacked / stacked.amax(-1, keepdim=True).clamp(min=1e-30)).flatten(-2).mean(0).clamp(min=1e-4)
+    yield "identity", 0.0, torch.ones_like(a)
+    a = a.clamp(min=float(a.mean()) * 1e-4 + 1e-30)
+    w = w.clamp(min=1e-4)
     for step in range(1, exponents + 1):
         r = step / exponents
         for mode in ("plain", "duo") if duo and step < exponents else ("plain",):
@@ -82,9 +85,8 @@ def search(
     one = effective(torch.ones_like(inputs.mean_abs))
     plain = value_of(one, rounding.plain())
     best = Choice("identity", 0.0, one, plain, plain)
-    for mode, exponent, wanted in candidates(
-        weights, inputs.mean_abs, rounding.scheme.group_size, exponents, duo
-    ):
+    w = evenness(weights, rounding.scheme.group_size)
+    for mode, exponent, wanted in candidates(inputs.mean_abs, w, exponents, duo):
         s = effective(wanted)
         value = value_of(s, rounding)
         if value < best.loss_after:

@@ -21,6 +21,7 @@ from core.quantization.groups import EXPERTS, LinearGroup, layer_groups
 from core.quantization.losses import Block, BlockLoss, Inputs, attention_block, linear_block, mlp_block
 from core.quantization.recipe import Recipe
 from core.quantization.rounding import Rounding, round_best, round_blindly
+from core.quantization.values import ValueFold, search_values
 
 STORED = torch.bfloat16
 """dtype of everything in a variant that is not packed codes."""
@@ -103,9 +104,25 @@ def quantize_layer(
         device: where to compute.
     """
     result = LayerResult()
+    rounding = Rounding(
+        recipe.scheme,
+        searched=recipe.ranges is not None,
+        weighed=recipe.ranges is None or recipe.ranges.weighed,
+        scale_dtype=STORED,
+    )
+
+    def read(key: str) -> Tensor:
+        return tensors[key].to(device, torch.float32)
+
+    fold = None
+    if recipe.values is not None:
+        fold = search_values(layer, read, find_inputs, recipe.values, rounding)
     for expert in EXPERTS:
         groups = [group for group in layer_groups(layer) if group.expert == expert]
-        _Expert(groups, tensors, recipe, find_inputs, tokens, device).run(result)
+        _Expert(groups, read, recipe, rounding, fold, find_inputs, tokens).run(result)
+    for name, bias in fold.biases.items() if fold else ():
+        result.tensors[name] = store_plain(name, bias.cpu())
+        result.folded.add(name)
     for name, tensor in tensors.items():
         if name not in result.quantized and name not in result.folded:
             result.tensors[name] = store_plain(name, tensor)
@@ -119,28 +136,24 @@ class _Expert:
     def __init__(
         self,
         groups: list[LinearGroup],
-        tensors: Mapping[str, Tensor],
+        read: Callable[[str], Tensor],
         recipe: Recipe,
+        rounding: Rounding,
+        fold: ValueFold | None,
         find_inputs: FindInputs,
         tokens: Mapping[str, int] | None,
-        device: torch.device,
     ) -> None:
         self.groups = groups
-        self.tensors = tensors
+        self.read = read
         self.recipe = recipe
+        self.rounding = rounding
+        self.fold = fold
         self.find_inputs = find_inputs
         self.tokens = tokens
-        self.device = device
-        self.rounding = Rounding(
-            recipe.scheme,
-            searched=recipe.ranges is not None,
-            weighed=recipe.ranges is None or recipe.ranges.weighed,
-            scale_dtype=STORED,
-        )
         self.weights = {name: self._float(f"{name}.weight") for group in groups for name in group.linears}
 
     def _float(self, key: str) -> Tensor:
-        return self.tensors[key].to(self.device, torch.float32)
+        return self.fold.tensors[key] if self.fold and key in self.fold.tensors else self.read(key)
 
     def run(self, result: LayerResult) -> None:
         choices = {group.key: self._scale(group, result) for group in self.groups}
@@ -150,6 +163,8 @@ class _Expert:
 
     def _scale(self, group: LinearGroup, result: LayerResult) -> Choice | None:
         """Search a group's scale and fold it, or measure plain rounding; None where no rows are known."""
+        if group.kind == "o" and self.fold is not None:
+            return self.fold.choices[group.expert]
         inputs = self.find_inputs(group)
         if inputs is None:
             return None

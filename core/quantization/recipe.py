@@ -45,6 +45,14 @@ class AwqStep:
 
 
 @dataclass(frozen=True)
+class ValuesStep:
+    """Search and fold one scale of the value channels for both experts' o projections."""
+
+    exponents: int = 10
+    """How many exponents in (0, 1] are tried, beside no scaling at all."""
+
+
+@dataclass(frozen=True)
 class RangesStep:
     """Search each group's range for the least error."""
 
@@ -60,9 +68,9 @@ class GptqStep:
     """What is added to the Hessian's diagonal, as a share of its mean."""
 
 
-Step = AwqStep | RangesStep | GptqStep
+Step = ValuesStep | AwqStep | RangesStep | GptqStep
 
-KINDS: dict[str, type[Step]] = {"awq": AwqStep, "ranges": RangesStep, "gptq": GptqStep}
+KINDS: dict[str, type[Step]] = {"values": ValuesStep, "awq": AwqStep, "ranges": RangesStep, "gptq": GptqStep}
 """Kinds of step by name, in the order in which they are taken."""
 
 _ORDER = tuple(KINDS)
@@ -94,6 +102,11 @@ class Recipe:
     def step_of(self, group: str) -> AwqStep | None:
         """The step that scales this kind of group, if one does."""
         return next((s for s in self.steps if isinstance(s, AwqStep) and group in s.groups), None)
+
+    @property
+    def values(self) -> ValuesStep | None:
+        """The step that scales the value channels, if there is one."""
+        return next((step for step in self.steps if isinstance(step, ValuesStep)), None)
 
     @property
     def ranges(self) -> RangesStep | None:
@@ -243,6 +256,8 @@ class _Reader:
         table = self.table(content, key, ("kind", *(field.name for field in dataclasses.fields(kind))))
         if kind is AwqStep:
             return self.awq(table, key)
+        if kind is ValuesStep:
+            return ValuesStep(self.exponents(table, key, ValuesStep.exponents))
         if kind is GptqStep:
             damping = self.value(table, f"{key}.damping", float, 0.01)
             if not 0 < damping < 1:
@@ -255,10 +270,14 @@ class _Reader:
     def awq(self, table: dict[str, Any], key: str) -> AwqStep:
         groups = self.value(table, f"{key}.groups", list, list(FOLDABLE))
         self.known(f"{key}.groups", groups, FOLDABLE)
-        exponents = self.value(table, f"{key}.exponents", int, 20)
-        if exponents < 1:
-            raise UsageError(f"{self.path}: {key}.exponents is {exponents}, wanted at least 1")
+        exponents = self.exponents(table, key, AwqStep.exponents)
         return AwqStep(tuple(groups), exponents, self.value(table, f"{key}.duo", bool, True))
+
+    def exponents(self, table: dict[str, Any], key: str, default: int) -> int:
+        found: int = self.value(table, f"{key}.exponents", int, default)
+        if found < 1:
+            raise UsageError(f"{self.path}: {key}.exponents is {found}, wanted at least 1")
+        return found
 
     def weights(self, content: Any) -> dict[str, dict[str, float]]:
         found: dict[str, dict[str, float]] = {}

@@ -7,18 +7,34 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from core.lance.cache import KVCache
 from core.lance.decoder import Routing
 from core.lance.roles import Role
 from core.quantization.folds import fold_norm, fold_rows, scale_columns
 from core.quantization.groups import all_groups
+from core.quantization.values import per_query_head, per_value_channel
 
 
-def fold_everything(model: nn.Module, layers: int, stored: torch.dtype) -> None:
+def fold_values(model: Any, layer: int, s: torch.Tensor, gen: torch.Tensor) -> None:
+    """Divide the value channels of both experts by ``s``, and ``gen`` those of the generation expert instead."""
+    config = model.config
+    for suffix, scale in (("", s), ("_moe_gen", gen)):
+        attention = model.get_submodule(f"language_model.model.layers.{layer}.self_attn")
+        v, o = (attention.get_submodule(f"{name}_proj{suffix}") for name in "vo")
+        v.weight.data = fold_rows(v.weight.data, scale)
+        v.bias.data = v.bias.data / scale
+        columns = per_query_head(scale, config.num_heads, config.head_dim)
+        o.weight.data = scale_columns(o.weight.data, columns)
+
+
+def fold_everything(model: Any, layers: int, stored: torch.dtype) -> None:
     """Scale every foldable input of ``model`` by random factors over four powers of two, in place."""
     generator = torch.Generator().manual_seed(5)
+    for layer in range(layers):
+        channels = model.config.num_kv_heads * model.config.head_dim
+        s = torch.exp2(torch.rand(channels, generator=generator) * 4 - 2)
+        fold_values(model, layer, s, s)
     for group in all_groups(layers):
         if group.norm is None and group.rows_of is None:
             continue
@@ -71,6 +87,22 @@ def test_folded_and_unfolded_outputs_agree(
     plain, scaled = run_two_calls(tiny_pipeline.model, experts), run_two_calls(folded, experts)
     for a, b in zip(plain, scaled, strict=True):
         assert torch.allclose(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_a_scale_of_its_own_for_each_expert_would_break_mixed_sequences(tiny_pipeline: Any) -> None:
+    folded = copy.deepcopy(tiny_pipeline.model)
+    channels = folded.config.num_kv_heads * folded.config.head_dim
+    fold_values(folded, 1, torch.full((channels,), 2.0), torch.full((channels,), 0.5))
+    experts = ([False, True, True, False, False, True], [True, False, True, True, False])
+    plain, scaled = run_two_calls(tiny_pipeline.model, experts), run_two_calls(folded, experts)
+    assert not torch.allclose(plain[0], scaled[0], atol=1e-2, rtol=1e-2)
+
+
+def test_every_query_head_takes_the_scale_of_the_head_it_reads() -> None:
+    s = torch.arange(1.0, 9.0)
+    columns = per_query_head(s, heads=6, head_dim=4)
+    assert columns.view(6, 4).tolist() == [s[:4].tolist()] * 3 + [s[4:].tolist()] * 3
+    assert torch.equal(per_value_channel(columns, kv_heads=2, head_dim=4), s)
 
 
 def test_a_folded_norm_and_its_scale_multiply_to_the_norm() -> None:

@@ -62,7 +62,11 @@ def test_an_unknown_recipe_lists_what_there_is() -> None:
         ("bits = 4", 'bits = 4\ntype = "fp8"', r"format\.type has 'fp8'; there are int, nvfp4"),
         ("bits = 4", 'type = "nvfp4"', r"unknown key format of type nvfp4\.group; there are type"),
         ("group = 128", "", r"format\.group is missing"),
-        ('kind = "awq"', 'kind = "magic"', r"steps\[0\]\.kind has 'magic'; there are awq, ranges, gptq"),
+        (
+            'kind = "awq"',
+            'kind = "magic"',
+            r"steps\[0\]\.kind has 'magic'; there are values, awq, ranges, gptq",
+        ),
         ('kind = "awq"', "", r"steps\[0\] has no kind"),
         ('"down"]', '"dwon"]', r"steps\[0\]\.groups has 'dwon'; there are qkv, gate_up, down"),
         ("answer = 0.4", "answers = 0.4", r"unknown key calibration\.weights\.und\.answers"),
@@ -79,7 +83,7 @@ def test_an_unknown_recipe_lists_what_there_is() -> None:
         (
             "duo = true",
             "duo = true\n[[steps]]\nkind = 'gptq'\n[[steps]]\nkind = 'ranges'",
-            r"ranges comes after gptq; steps are taken in the order awq, ranges, gptq",
+            r"ranges comes after gptq; steps are taken in the order values, awq, ranges, gptq",
         ),
         (
             "duo = true",
