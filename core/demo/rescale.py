@@ -1,0 +1,102 @@
+"""The last, exact step of the embedded checkpoint: channels of very different size, as large models have them.
+
+``python -m core.demo.rescale FOLDER`` changes a checkpoint in place. A model this small has no outlier channels, so plain
+rounding to four bits would hardly hurt it and there would be nothing to see. Between each norm and the linears that read
+it, and between up and down projection, every channel gets a factor: the norm's weight (the up projection's row) is
+multiplied by it and the columns that read the channel are divided by it. All factors are powers of two, so every product
+and sum keeps its exact value and the model's outputs do not change by a single bit, in float32 and in bfloat16 alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from core.checkpoints.describe import OWN_FILE, read_json
+from core.demo.export import write_tensors
+from core.errors import CheckpointError
+from core.files import write_text
+from core.lance.config import LanceConfig
+from core.quantization.groups import all_groups
+
+SEED = 20
+SPREAD = 1.25
+"""Standard deviation of the factors' base-2 logarithm before rounding."""
+
+OUTLIERS = 0.02
+"""Share of channels that are larger still, by 2 to the power of 2, 3 or 4."""
+
+LARGEST = 6
+"""No factor is larger than two to this power, or smaller than its inverse."""
+
+
+def factors(channels: int, generator: torch.Generator, spread: float = SPREAD) -> torch.Tensor:
+    """Powers of two, float32 [channels]: log-normal with a heavy upper tail."""
+    exponents = torch.randn(channels, generator=generator) * spread
+    outlier = torch.rand(channels, generator=generator) < OUTLIERS
+    exponents += torch.where(outlier, torch.randint(2, 5, (channels,), generator=generator), 0)
+    return torch.exp2(exponents.round().clamp(-LARGEST, LARGEST))
+
+
+def rescale(
+    tensors: dict[str, torch.Tensor], num_layers: int, seed: int = SEED, spread: float = SPREAD
+) -> dict[str, torch.Tensor]:
+    """The same model with rescaled channels.
+
+    Args:
+        tensors: the language model's weights by Lance's names, any floating dtype.
+        num_layers: decoder layers.
+        seed: of the factors.
+        spread: of the factors' base-2 logarithm.
+
+    Raises:
+        CheckpointError: a weight is so small or so large that its product with a power of two is not exact.
+    """
+    changed = dict(tensors)
+    generator = torch.Generator().manual_seed(seed)
+
+    def multiply(name: str, by: torch.Tensor) -> None:
+        before = changed[name]
+        after = before * by.to(before.dtype)
+        if not torch.equal(after / by.to(before.dtype), before):
+            raise CheckpointError(f"{name}: cannot be rescaled exactly in {before.dtype}; use a smaller spread")
+        changed[name] = after
+
+    for group in all_groups(num_layers):
+        if group.norm is None and group.rows_of is None:
+            continue
+        columns = changed[f"{group.linears[0]}.weight"].shape[1]
+        scale = factors(columns, generator, spread)
+        if group.norm is not None:
+            multiply(f"{group.norm}.weight", scale)
+        else:
+            multiply(f"{group.rows_of}.weight", scale[:, None])
+        for linear in group.linears:
+            multiply(f"{linear}.weight", 1 / scale)
+    return changed
+
+
+def main() -> None:
+    """Rescale a checkpoint folder in place, once."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="the model folder")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--spread", type=float, default=SPREAD)
+    args = parser.parse_args()
+    record_path = args.folder / OWN_FILE
+    record = read_json(record_path)
+    if "rescaled" in record:
+        raise CheckpointError(f"{record_path}: rescaled already, with {record['rescaled']}")
+    path = args.folder / "model.safetensors"
+    config = LanceConfig.from_folder(args.folder)
+    write_tensors(path, rescale(load_file(path), config.num_layers, args.seed, args.spread))
+    record["rescaled"] = {"seed": args.seed, "spread": args.spread, "outliers": OUTLIERS, "largest": LARGEST}
+    write_text(record_path, json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
