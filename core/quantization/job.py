@@ -29,6 +29,7 @@ from core.quantization.inputs import CalibrationInputs, check_coverage
 from core.quantization.layer import FindInputs
 from core.quantization.pipeline import Accounting, Plan, plan, quantize
 from core.quantization.recipe import Recipe
+from core.quantization.unfinished import job_fingerprint, unfinished
 from core.runtime.device import pick_device
 from core.store import Store
 from core.store.manifest import collect, versions
@@ -107,7 +108,7 @@ def look_up(spec: dict[str, Any], store: Store) -> Request:
 def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     """Quantize as ``spec`` says; with ``dry_run``, only predict sizes and peaks.
 
-    The variant appears under its final name whole or not at all.
+    The variant appears under its final name whole or not at all; a job that was killed is gone on with.
     """
     started = time.monotonic()
     request = look_up(spec, context.store)
@@ -137,7 +138,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
             calibration=calibration,
         ),
     )
-    accounting, written = make_variant(request, context.progress)
+    accounting, written = make_variant(request, context)
     variant = describe(request.output)
     summary = summarise(accounting)
     context.store.register_checkpoint(
@@ -173,17 +174,19 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     }
 
 
-def make_variant(request: Request, progress: Any) -> tuple[Accounting, Written]:
-    """Compute and write the variant folder."""
+def make_variant(request: Request, context: JobContext) -> tuple[Accounting, Written]:
+    """Compute and write the variant folder, going on from what a killed job has done of it."""
     recipe, info = request.recipe, request.info
     source = TensorSource.open(info.path)
     find: FindInputs = lambda group: None  # noqa: E731
-    tokens = None
+    tokens = calibration = None
     if request.calibration is not None:
         folder, record = request.calibration
         find = CalibrationInputs(folder, recipe, request.thin, request.device)
         tokens = {linear: sum(buckets.values()) for linear, buckets in record.tokens.items()}
-    with replacing_folder(request.output) as partial:
+        calibration = record.fingerprint
+    made_from = job_fingerprint(info.fingerprint, recipe.fingerprint, calibration, request.device.type)
+    with unfinished(request.output, made_from) as layers, replacing_folder(request.output) as partial:
         writer = ShardWriter(partial)
         accounting = quantize(
             source,
@@ -193,8 +196,11 @@ def make_variant(request: Request, progress: Any) -> tuple[Accounting, Written]:
             tokens,
             writer.add,
             request.device,
-            lambda done, total, message: progress(done, total, "layers", message),
+            lambda done, total, message: context.progress(done, total, "layers", message),
+            layers,
         )
+        if layers.resumed:
+            context.log(f"{request.name}: went on from {layers.resumed} layers that were done before")
         written = writer.finish()
         records = [record.to_json() for record in accounting.records]
         write_companions(

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,12 +20,24 @@ from core.errors import CheckpointError
 from core.lance.config import LanceConfig
 from core.lance.loading import IGNORED, VISION_PREFIX, empty_lance
 from core.quantization.groups import target_linears
-from core.quantization.layer import FindInputs, LinearRecord, quantize_layer, store_plain
+from core.quantization.layer import FindInputs, LayerResult, LinearRecord, quantize_layer, store_plain
 from core.quantization.recipe import Recipe
 
 _LAYER = re.compile(r"language_model\.model\.layers\.(\d+)\.")
 
 Unit = dict[str, Tensor]
+
+
+class Finished(Protocol):
+    """Layers that a job before this one has done."""
+
+    def load(self, layer: int) -> LayerResult | None:
+        """A layer that is done, or None."""
+        ...
+
+    def keep(self, layer: int, result: LayerResult) -> None:
+        """Commit a layer."""
+        ...
 
 
 @dataclass
@@ -116,6 +129,7 @@ def quantize(
     write: Callable[[Unit], None],
     device: torch.device,
     progress: Callable[[int, int, str], None] = lambda done, total, message: None,
+    finished: Finished | None = None,
 ) -> Accounting:
     """Quantize a checkpoint.
 
@@ -128,6 +142,7 @@ def quantize(
         write: takes each finished unit (a layer, or a single tensor outside the layers).
         device: where to compute.
         progress: called with (layers done, layers in all, what comes next).
+        finished: where layers are committed as they are done; those that are there are taken from it.
 
     Raises:
         CheckpointError: a missing, unknown, mis-shaped or non-finite tensor; it is named.
@@ -143,11 +158,15 @@ def quantize(
 
     for layer in range(config.num_layers):
         progress(layer, total, f"layer {layer}")
-        names = [name for name in source.keys() if _layer_of(name) == layer]  # noqa: SIM118
-        tensors = {name: source.get(name, finite=True) for name in names}
-        with torch.inference_mode():
-            result = quantize_layer(layer, tensors, recipe, find_inputs, tokens, device)
-        accounting.read += len(tensors)
+        result = finished.load(layer) if finished else None
+        if result is None:
+            names = [name for name in source.keys() if _layer_of(name) == layer]  # noqa: SIM118
+            tensors = {name: source.get(name, finite=True) for name in names}
+            with torch.inference_mode():
+                result = quantize_layer(layer, tensors, recipe, find_inputs, tokens, device)
+            if finished:
+                finished.keep(layer, result)
+        accounting.read += len(result.quantized) + len(result.folded) + len(result.passed)
         accounting.quantized += len(result.quantized)
         accounting.folded += len(result.folded)
         accounting.passed += len(result.passed)

@@ -225,13 +225,21 @@ def test_a_calibration_of_another_checkpoint_is_refused(
     refuse(spec, context, CheckpointError, r"statistics\.safetensors: truncated or changed")
 
 
-def test_a_cancelled_job_leaves_nothing(tiny_checkpoint: Path, context: Any) -> None:
+def test_a_cancelled_job_leaves_no_variant_but_what_it_has_done(tiny_checkpoint: Path, context: Any) -> None:
     def stop(done: float, total: float | None, unit: str = "", message: str = "") -> None:
         if done == 2:
             raise Cancelled("job 1: cancelled")
 
-    context.progress = stop
-    refuse({"checkpoint": str(tiny_checkpoint)}, context, Cancelled, "cancelled")
+    progress, context.progress = context.progress, stop
+    spec = {"recipe": "int4-minmax", "group": 32, "device": "cpu", "checkpoint": str(tiny_checkpoint)}
+    with pytest.raises(Cancelled, match="cancelled"):
+        job.run(spec, context)
+    variants = context.data_dir / "variants"
+    assert [path.name for path in variants.iterdir()] == [".lance-tiny_int4-minmax-g32.work"]
+    context.progress = progress
+    job.run(spec, context)
+    assert "went on from 2 layers" in context.lines[-1]
+    assert [path.name for path in variants.iterdir()] == ["lance-tiny_int4-minmax-g32"]
 
 
 def test_a_disk_that_fills_up_leaves_nothing(tiny_checkpoint: Path, context: Any) -> None:
