@@ -113,6 +113,19 @@ def joint_layer(
 class BatchedLance(nn.Module):
     """Lance's modules behind a forward for batches; holds no parameters of its own."""
 
+    frequencies: torch.Tensor
+    question_head: torch.Tensor
+    question_tail: torch.Tensor
+    caption_head: torch.Tensor
+    turn: torch.Tensor
+    markers: torch.Tensor
+    block: torch.Tensor
+    latent_rows: torch.Tensor
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
+    vision_cos: torch.Tensor
+    vision_sin: torch.Tensor
+
     def __init__(self, model: Lance, texts: Texts, *, compiled: bool = False) -> None:
         """Prepare the tables of the fixed shapes; ``compiled`` compiles the repeated blocks, once for all layers."""
         super().__init__()

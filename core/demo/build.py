@@ -1,7 +1,9 @@
 """Rebuild the embedded checkpoint: ``python -m core.demo.build --minutes 15 --out FOLDER``.
 
 Draws the world, trains the tokenizer, the VAE and the model on one accelerator and writes a checkpoint in upstream's
-layout with ``training.json`` beside it. ``core.demo.rescale`` and ``core.demo.suites`` do the last steps.
+layout with ``training.json`` beside it. ``core.demo.rescale`` and ``core.demo.suites`` do the last steps. With
+``--start core/demo/checkpoint`` training goes on from a checkpoint: its tokenizer and VAE are taken over, its rescaled
+channels set right first, and the optimizer begins anew, so lower ``--peak``.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from core.checkpoints.describe import own_record
 from core.demo import tokenizer
 from core.demo.export import write_checkpoint
 from core.demo.feeding import Feed, gallery
 from core.demo.monitor import exam
+from core.demo.rescale import unscale
 from core.demo.sizes import VAE_DIM, lance_config
 from core.demo.texts import Texts
 from core.demo.training import Paintings, Plan, Trainer, initialise
@@ -36,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--minutes", type=float, default=15.0, help="wall clock of the model's training")
     options.add_argument("--vae-minutes", type=float, default=1.25, help="wall clock of the VAE's training")
     options.add_argument(
-        "--start", type=Path, help="checkpoint folder to go on from: model, VAE and tokenizer"
+        "--start", type=Path, help="folder of a checkpoint to go on from: model, VAE and tokenizer"
     )
     options.add_argument("--vae", type=Path, help="a trained Wan2.2_VAE.safetensors, instead of training one")
     options.add_argument("--peak", type=float, default=1.0, help="factor on all learning rates")
@@ -80,7 +84,8 @@ def main() -> None:
     model = Lance(lance_config()).to(device)
     initialise(model, args.seed)
     if args.start:
-        weights = load_file(args.start / "Lance_Demo" / "model.safetensors")
+        weights = load_file(words / "model.safetensors")
+        weights = unscale(weights, model.config.num_layers, own_record(words))
         sight = load_file(args.start / "Qwen2.5-VL-ViT" / "vit.safetensors")
         model.load_state_dict(weights | {f"vit_model.{name}": value for name, value in sight.items()})
     vae_file = args.start / "Wan2.2_VAE.safetensors" if args.start else args.vae

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from core.demo.canvas import COLOURS, Question, Scene, paper, seeded
+from PIL import Image
+
+from core.demo.canvas import COLOURS, Colour, Question, Scene, paper, seeded
 from core.demo.shapes import SHAPES, draw_shape
 
 PLACES = ("top left", "top right", "bottom left", "bottom right")
@@ -30,12 +32,19 @@ def counted(number: int, noun: str) -> str:
     return f"There is 1 {noun}." if number == 1 else f"There are {number} {plural(noun)}."
 
 
+def _behind(sheet: Image.Image) -> Colour:
+    """The colour of a fresh sheet."""
+    pixel = sheet.getpixel((0, 0))
+    assert isinstance(pixel, tuple), "sheets are RGB"
+    red, green, blue = pixel
+    return red, green, blue
+
+
 def count_scene(seed: int) -> Scene:
-    """Up to nine shapes of two sorts on a loose grid, to be counted."""
+    """Up to ten shapes of two sorts on a loose grid, to be counted."""
     rng = seeded("count", seed)
     image, pen = paper(rng)
-    behind = image.getpixel((0, 0))
-    assert isinstance(behind, tuple)
+    behind = _behind(image)
     sorts = list(zip(rng.sample(SHAPES, 2), rng.sample(sorted(COLOURS), 2), strict=True))
     numbers = [rng.randint(1, 6), rng.randint(1, 4)]
     cells = rng.sample(range(12), sum(numbers))
@@ -62,8 +71,7 @@ def shape_scene(seed: int) -> Scene:
     """Four different shapes of four different colours, one in each quarter of the picture."""
     rng = seeded("shape", seed)
     image, pen = paper(rng)
-    behind = image.getpixel((0, 0))
-    assert isinstance(behind, tuple)
+    behind = _behind(image)
     shapes, colours = rng.sample(SHAPES, 4), rng.sample(sorted(COLOURS), 4)
     for index in range(4):
         row, column = divmod(index, 2)

@@ -8,6 +8,8 @@ import torch
 
 Tensors = tuple[torch.Tensor, ...]
 
+_WARMUP = 3
+
 
 class Repeated:
     """A function of tensors of fixed shape that is captured once and then replayed.
@@ -16,7 +18,7 @@ class Repeated:
     it is simply called.
     """
 
-    def __init__(self, function: Callable[..., Tensors], inputs: Tensors, warmup: int = 3) -> None:
+    def __init__(self, function: Callable[..., Tensors], inputs: Tensors) -> None:
         self._function = function
         self._inputs = inputs
         self._outputs: Tensors = ()
@@ -27,7 +29,7 @@ class Repeated:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(warmup):
+            for _ in range(_WARMUP):
                 function(*self._inputs)
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()

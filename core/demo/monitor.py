@@ -21,6 +21,7 @@ from core.demo.texts import ANSWER, Texts
 from core.demo.vae_training import paint
 from core.lance.sampler import Sampling, guide
 
+_BATCH = 128
 _FIRST = HELD_OUT + 500_000_000
 """Seeds of the monitor's questions: neither trained on nor in a suite."""
 
@@ -64,7 +65,7 @@ def labels(segments: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor) -
 
 
 @torch.no_grad()
-def marks(model: BatchedLance, paper: Exam, dtype: torch.dtype, batch: int = 128) -> dict[str, float]:
+def marks(model: BatchedLance, paper: Exam, dtype: torch.dtype) -> dict[str, float]:
     """Share of exactly right greedy answers per kind, and ``all``.
 
     A greedy answer equals the expected one if and only if each of its tokens is the most likely one after the expected
@@ -72,8 +73,8 @@ def marks(model: BatchedLance, paper: Exam, dtype: torch.dtype, batch: int = 128
     """
     device = model.latent_rows.device
     right: dict[str, list[bool]] = defaultdict(list)
-    for first in range(0, len(paper.kinds), batch):
-        rows = slice(first, first + batch)
+    for first in range(0, len(paper.kinds), _BATCH):
+        rows = slice(first, first + _BATCH)
         segments, starts, counts = (
             part[rows, None].to(device) for part in (paper.segments, paper.starts, paper.counts)
         )

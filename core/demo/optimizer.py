@@ -1,4 +1,4 @@
-"""Muon for the hidden matrices, Adam for everything else, both with their rate in a tensor so that a graph can hold them.
+"""Muon for the hidden matrices, Adam for everything else, with their rates in a tensor so that a graph can hold them.
 
 Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/): momentum, then the nearest orthogonal matrix by
 a quintic Newton-Schulz iteration. Matrices of one shape are orthogonalised together.
@@ -13,9 +13,20 @@ import torch
 from torch import nn
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+_MOMENTUM, _DECAY = 0.95, 0.05
+
+MATRIX_RATE = 0.015
+"""Peak learning rate of hidden matrices, by Muon."""
+
+TABLE_RATE = 3e-3
+"""Peak learning rate of the embedding table and of the output head, by Adam."""
+
+OTHER_RATE = 1.5e-3
+"""Peak learning rate of everything else, by Adam."""
 
 
-def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
+def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
     """Approximately U V^T of each matrix in [n, rows, columns], computed in bfloat16."""
     a, b, c = _COEFFICIENTS
     x = matrices.bfloat16()
@@ -23,7 +34,7 @@ def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
     if tall:
         x = x.mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(steps):
+    for _ in range(_ITERATIONS):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
     return x.mT if tall else x
@@ -32,10 +43,7 @@ def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
 class Muon:
     """Muon over matrices; fused projections are cut into the given number of row blocks first."""
 
-    def __init__(
-        self, matrices: Iterable[tuple[nn.Parameter, int]], momentum: float = 0.95, decay: float = 0.05
-    ) -> None:
-        self.momentum, self.decay = momentum, decay
+    def __init__(self, matrices: Iterable[tuple[nn.Parameter, int]]) -> None:
         self.groups: dict[tuple[int, int], list[tuple[nn.Parameter, int]]] = defaultdict(list)
         for parameter, cuts in matrices:
             rows, columns = parameter.shape
@@ -56,14 +64,14 @@ class Muon:
         for shape, members in self.groups.items():
             gradient = torch.cat([p.grad.view(cuts, *shape) for p, cuts in members if p.grad is not None])
             velocity = self.velocity[shape]
-            velocity.lerp_(gradient, 1 - self.momentum)
-            update = orthogonalise(gradient.lerp(velocity, self.momentum)).float()
+            velocity.lerp_(gradient, 1 - _MOMENTUM)
+            update = orthogonalise(gradient.lerp(velocity, _MOMENTUM)).float()
             update *= rate * -(max(1.0, shape[0] / shape[1]) ** 0.5)
             blocks = update.split([cuts for _, cuts in members])
             changes = [block.reshape(p.shape) for (p, _), block in zip(members, blocks, strict=True)]
-            matrices = [parameter for parameter, _ in members]
+            matrices: list[torch.Tensor] = [parameter for parameter, _ in members]
             # Without decay the orthogonal steps let attention logits grow without bound.
-            torch._foreach_mul_(matrices, 1 - self.decay * rate)
+            torch._foreach_mul_(matrices, 1 - _DECAY * rate)
             torch._foreach_add_(matrices, changes)
 
 
@@ -89,21 +97,15 @@ class Adam:
         scale = torch._foreach_sqrt(self.second)
         torch._foreach_mul_(scale, (1 - slow**self.count).rsqrt())
         torch._foreach_add_(scale, 1e-8)
-        changes = torch._foreach_div(self.first, scale)
+        changes = list(torch._foreach_div(self.first, scale))
         torch._foreach_mul_(changes, -rate / (1 - fast**self.count))
-        torch._foreach_add_(self.parameters, changes)
+        torch._foreach_add_(list[torch.Tensor](self.parameters), changes)
 
 
 class Optimizer:
     """Muon and Adam together over a Lance's parameters, with one schedule for all."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        matrix_rate: float = 0.015,
-        table_rate: float = 3e-3,
-        other_rate: float = 1.5e-3,
-    ) -> None:
+    def __init__(self, model: nn.Module) -> None:
         matrices: list[tuple[nn.Parameter, int]] = []
         tables: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
@@ -115,7 +117,7 @@ class Optimizer:
             else:
                 others.append(parameter)
         self.parts: list[tuple[Muon | Adam, float]] = [
-            (Muon(matrices), matrix_rate), (Adam(tables), table_rate), (Adam(others), other_rate)
+            (Muon(matrices), MATRIX_RATE), (Adam(tables), TABLE_RATE), (Adam(others), OTHER_RATE)
         ]  # fmt: skip
         self.factor = torch.zeros((), device=tables[0].device)
 

@@ -51,11 +51,11 @@ def recognise(image: Image.Image) -> tuple[str, str]:
     # Specks of a generated picture: a pixel belongs to the object if most of its surroundings do.
     padded = np.pad(mask, 1).astype(np.int32)
     height, width = mask.shape
-    around = sum(padded[y : y + height, x : x + width] for y in range(3) for x in range(3))
-    mask &= np.asarray(around) >= 4
+    around = np.sum([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)], axis=0)
+    mask &= around >= 4
     if mask.sum() < 0.005 * mask.size:
         return UNKNOWN
-    inner = mask & (np.asarray(around) == 9)
+    inner = mask & (around == 9)
     middle = np.median(pixels[inner if inner.any() else mask], axis=0)
     colour = min(COLOURS, key=lambda name: float(np.linalg.norm(middle - np.array(COLOURS[name]))))
     found = _cropped(mask)

@@ -1,10 +1,12 @@
 """The last, exact step of the embedded checkpoint: channels of very different size, as large models have them.
 
-``python -m core.demo.rescale FOLDER`` changes a checkpoint in place. A model this small has no outlier channels, so plain
-rounding to four bits would hardly hurt it and there would be nothing to see. Between each norm and the linears that read
-it, and between up and down projection, every channel gets a factor: the norm's weight (the up projection's row) is
-multiplied by it and the columns that read the channel are divided by it. All factors are powers of two, so every product
-and sum keeps its exact value and the model's outputs do not change by a single bit, in float32 and in bfloat16 alike.
+``python -m core.demo.rescale FOLDER`` changes a checkpoint in place and says so in its ``lance_workbench.json``. A
+model this small has no outlier channels, so plain rounding to four bits would hardly hurt it and there would be nothing
+to see. Between each norm and the linears that read it, and between up and down projection, every channel gets a factor:
+the norm's weight (the up projection's row) is multiplied by it and the columns that read the channel are divided by it.
+All factors are powers of two, so every product and sum keeps its exact value and the model's outputs do not change by a
+single bit, in float32 and in bfloat16 alike. ``unscale`` takes the factors out again, for training to go on from the
+geometry it had: ``core.demo.build --start`` calls it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -42,6 +45,42 @@ def factors(channels: int, generator: torch.Generator, spread: float = SPREAD) -
     return torch.exp2(exponents.round().clamp(-LARGEST, LARGEST))
 
 
+def _multiplied(
+    tensors: dict[str, torch.Tensor], num_layers: int, seed: int, spread: float, *, undo: bool = False
+) -> dict[str, torch.Tensor]:
+    """``tensors`` with the factors of ``seed`` taken from the readers into norms and rows, or with ``undo`` back.
+
+    Raises:
+        CheckpointError: a product with a power of two is not exact.
+    """
+    changed = dict(tensors)
+    generator = torch.Generator().manual_seed(seed)
+
+    def multiply(name: str, by: torch.Tensor) -> None:
+        before = changed[name]
+        after = before * by.to(before.dtype)
+        if not torch.equal(after / by.to(before.dtype), before):
+            raise CheckpointError(
+                f"{name}: cannot be rescaled exactly in {before.dtype}; use a smaller spread"
+            )
+        changed[name] = after
+
+    for group in all_groups(num_layers):
+        if group.norm is None and group.rows_of is None:
+            continue
+        columns = changed[f"{group.linears[0]}.weight"].shape[1]
+        scale = factors(columns, generator, spread)
+        if undo:
+            scale = 1 / scale
+        if group.norm is not None:
+            multiply(f"{group.norm}.weight", scale)
+        else:
+            multiply(f"{group.rows_of}.weight", scale[:, None])
+        for linear in group.linears:
+            multiply(f"{linear}.weight", 1 / scale)
+    return changed
+
+
 def rescale(
     tensors: dict[str, torch.Tensor], num_layers: int, seed: int = SEED, spread: float = SPREAD
 ) -> dict[str, torch.Tensor]:
@@ -56,28 +95,33 @@ def rescale(
     Raises:
         CheckpointError: a weight is so small or so large that its product with a power of two is not exact.
     """
-    changed = dict(tensors)
-    generator = torch.Generator().manual_seed(seed)
+    return _multiplied(tensors, num_layers, seed, spread)
 
-    def multiply(name: str, by: torch.Tensor) -> None:
-        before = changed[name]
-        after = before * by.to(before.dtype)
-        if not torch.equal(after / by.to(before.dtype), before):
-            raise CheckpointError(f"{name}: cannot be rescaled exactly in {before.dtype}; use a smaller spread")
-        changed[name] = after
 
-    for group in all_groups(num_layers):
-        if group.norm is None and group.rows_of is None:
-            continue
-        columns = changed[f"{group.linears[0]}.weight"].shape[1]
-        scale = factors(columns, generator, spread)
-        if group.norm is not None:
-            multiply(f"{group.norm}.weight", scale)
-        else:
-            multiply(f"{group.rows_of}.weight", scale[:, None])
-        for linear in group.linears:
-            multiply(f"{linear}.weight", 1 / scale)
-    return changed
+def unscale(
+    tensors: dict[str, torch.Tensor], num_layers: int, record: dict[str, Any]
+) -> dict[str, torch.Tensor]:
+    """The weights as they were before ``rescale``, bit for bit.
+
+    Args:
+        tensors: the rescaled weights by Lance's names.
+        num_layers: decoder layers.
+        record: the content of the checkpoint's ``lance_workbench.json``; without a ``rescaled`` in it the weights were
+            never rescaled and come back as they are.
+
+    Raises:
+        CheckpointError: the record names factors that this code does not draw.
+    """
+    if "rescaled" not in record:
+        return tensors
+    rescaled = record["rescaled"]
+    known = {"outliers": OUTLIERS, "largest": LARGEST}
+    if {name: rescaled.get(name) for name in known} != known or not {"seed", "spread"} <= rescaled.keys():
+        raise CheckpointError(
+            f"{OWN_FILE}: rescaled with {rescaled}, wanted a seed, a spread and {known}; "
+            "undo it with the code that made it"
+        )
+    return _multiplied(tensors, num_layers, rescaled["seed"], rescaled["spread"], undo=True)
 
 
 def main() -> None:

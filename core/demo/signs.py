@@ -11,7 +11,8 @@ LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
 
 WORDS = (
     "STOP", "EXIT", "OPEN", "TAXI", "HOTEL", "PARK", "SLOW", "BANK", "CAFE", "SHOP", "POST", "BUS",
-    "ZOO", "MUSEUM", "LIBRARY", "STATION", "BEACH", "SCHOOL", "CLOSED", "DANGER", "BAKERY", "GARAGE", "FERRY", "TICKETS",
+    "ZOO", "MUSEUM", "LIBRARY", "STATION", "BEACH", "SCHOOL", "CLOSED", "DANGER", "BAKERY", "GARAGE",
+    "FERRY", "TICKETS",
 )  # fmt: skip
 """What a sign can say."""
 

@@ -11,7 +11,7 @@ from transformers import Qwen2Tokenizer
 
 from core.demo.canvas import Question
 from core.demo.prompts import CAPTION_HEAD, QUESTION_HEAD, TURN
-from core.lance.prompts import IM_END, VIDEO_PAD, VISION_END, VISION_START
+from core.lance.prompts import IM_END, VISION_END, VISION_START
 
 SEGMENT = 36
 """Tokens set aside for a question, the turn to the assistant and the answer with its end."""
@@ -35,7 +35,6 @@ class Texts:
         self.turn = self.ids(TURN)
         (self.end,) = self.ids(IM_END)
         (self.vision_start,), (self.vision_end,) = self.ids(VISION_START), self.ids(VISION_END)
-        (self.pad,) = self.ids(VIDEO_PAD)
 
     @functools.lru_cache(maxsize=200_000)  # noqa: B019 - one instance a process
     def ids(self, text: str) -> tuple[int, ...]:

@@ -28,30 +28,34 @@ SPECIALS = (
 VOCAB_ROWS = ENTRIES + len(SPECIALS)
 """Rows of the embedding table: 1024."""
 
+_SCENES = 1500
 _FIRST_PLAIN = SPECIALS.index("<tool_call>")
-_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 """Qwen2's pre-tokenizer; every digit stands alone."""
 
 
-def corpus(scenes: int = 1500) -> Iterator[str]:
+def corpus() -> Iterator[str]:
     """Texts to learn merges from: every question and answer of some scenes, captions, and Lance's system prompts.
 
     Licence plates are left out, so that their letters stay single tokens.
     """
     for family in FAMILIES:
-        for seed in range(scenes):
+        for seed in range(_SCENES):
             for question in scene(family, seed).questions:
                 yield question.text
                 if question.kind not in ("plate-text", "plate-letters"):
                     yield question.answer
-    for seed in range(4 * scenes):
+    for seed in range(4 * _SCENES):
         yield caption(seed).prompt
     for text in (*SYSTEM_TEXTS, "system\n", "user\n", "assistant\n"):
         for _ in range(50):
             yield text
 
 
-def train(scenes: int = 1500) -> dict[str, Any]:
+def train() -> dict[str, Any]:
     """Learn vocabulary and merges: ``{"vocab": {token: id}, "merges": [[left, right], …]}``; deterministic."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -64,7 +68,7 @@ def train(scenes: int = 1500) -> dict[str, Any]:
     trainer = trainers.BpeTrainer(
         vocab_size=ENTRIES, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator(corpus(scenes), trainer)
+    tokenizer.train_from_iterator(corpus(), trainer)
     model = json.loads(tokenizer.to_str())["model"]
     vocab = dict(model["vocab"])
     # A small corpus can run out of pairs to merge; ids of special tokens stay where the embedding rows expect them.
@@ -106,9 +110,9 @@ def config() -> dict[str, Any]:
     }
 
 
-def write(folder: Path, scenes: int = 1500) -> None:
+def write(folder: Path) -> None:
     """Train and write vocab.json, merges.txt and tokenizer_config.json into ``folder``."""
-    learned = train(scenes)
+    learned = train()
     ordered = dict(sorted(learned["vocab"].items(), key=lambda item: item[1]))
     write_text(folder / "vocab.json", json.dumps(ordered, ensure_ascii=False))
     write_text(folder / "merges.txt", "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in learned["merges"]))

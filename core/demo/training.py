@@ -81,7 +81,7 @@ class Figures:
 
 
 def initialise(model: Lance, seed: int) -> None:
-    """Weights to start from: projections back into the residual stream start at zero, the others at 1 / sqrt(inputs)."""
+    """Weights to start from: projections back into the residual stream at zero, the others at 1 / sqrt(inputs)."""
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
         if name.endswith("norm.weight") or "norm" in name.rsplit(".", 2)[-2] or name.endswith("ln_q.weight"):

@@ -16,10 +16,11 @@ from torch.nn import functional
 from core.demo.graphs import Repeated
 from core.demo.optimizer import Adam
 from core.demo.sizes import VAE_DIM
-from core.lance.vae import MEAN, STD, build_autoencoder
+from core.lance.vae import MEAN, STD, build_autoencoder, wan_name
 
 _KL = 1e-4
 _BATCH = 96
+_CHUNK = 512
 _RATE = 2e-3
 
 
@@ -81,9 +82,7 @@ def _loss(autoencoder: Any, x: torch.Tensor, noise: torch.Tensor) -> tuple[torch
     return error + 0.5 * difference.abs().mean() + _KL * kl, error
 
 
-def train_vae(
-    pixels: torch.Tensor, seconds: float, seed: int, *, batch: int = _BATCH, between: Callable[[], None]
-) -> Any:
+def train_vae(pixels: torch.Tensor, seconds: float, seed: int, *, between: Callable[[], None]) -> Any:
     """Train for ``seconds`` on pixels uint8 [N, 96, 96, 3], which lie on the device to train on.
 
     ``between`` is called before every step.
@@ -101,8 +100,8 @@ def train_vae(
     generator = torch.Generator(device).manual_seed(seed)
 
     def draw() -> tuple[torch.Tensor, torch.Tensor]:
-        rows = torch.randint(len(pixels), (batch,), generator=generator, device=device)
-        return pixels[rows], torch.randn(batch, 48, 1, 6, 6, generator=generator, device=device)
+        rows = torch.randint(len(pixels), (_BATCH,), generator=generator, device=device)
+        return pixels[rows], torch.randn(_BATCH, 48, 1, 6, 6, generator=generator, device=device)
 
     def learn(chosen: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False):
@@ -125,17 +124,17 @@ def train_vae(
             error.item()  # the clock counts finished steps
         step += 1
     print(f"vae trained: {step} steps, {time.monotonic() - begun:.0f} s, mse {error.item():.5f}", flush=True)
-    normalise(autoencoder, pixels[: 8 * batch])
+    normalise(autoencoder, pixels[: 8 * _BATCH])
     return autoencoder
 
 
 @torch.no_grad()
-def encode(autoencoder: Any, pixels: torch.Tensor, batch: int = 512) -> torch.Tensor:
+def encode(autoencoder: Any, pixels: torch.Tensor) -> torch.Tensor:
     """Normalised latents float32 [N, 36, 48] (posterior means under the public constants) of uint8 [N, 96, 96, 3]."""
     device = pixels.device
     mean, std = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
     parts = []
-    for chunk in pixels.split(batch):
+    for chunk in pixels.split(_CHUNK):
         found, _ = moments(autoencoder, scaled(chunk))
         parts.append((found[:, :, 0].flatten(2).mT - mean) / std)
     return torch.cat(parts)
@@ -175,36 +174,3 @@ def wan_tensors(autoencoder: Any) -> dict[str, torch.Tensor]:
     """The weights in bfloat16 under the names of Wan2.2_VAE.pth."""
     state = autoencoder.state_dict()
     return {wan_name(key): value.to(torch.bfloat16).contiguous().cpu() for key, value in state.items()}
-
-
-_TO_WAN = (
-    ("quant_conv.", "conv1."),
-    (".conv_in.", ".conv1."),
-    (".mid_block.resnets.0.", ".middle.0."),
-    (".mid_block.attentions.0.", ".middle.1."),
-    (".mid_block.resnets.1.", ".middle.2."),
-    (".norm1.gamma", ".residual.0.gamma"),
-    (".norm2.gamma", ".residual.3.gamma"),
-    (".conv_shortcut.", ".shortcut."),
-    (".norm_out.gamma", ".head.0.gamma"),
-    (".conv_out.", ".head.2."),
-)
-
-
-def wan_name(key: str) -> str:
-    """The name Wan2.2_VAE.pth gives the tensor that diffusers calls ``key``: the inverse of ``diffusers_name``."""
-    if key.startswith("post_quant_conv."):
-        return key.replace("post_quant_conv.", "conv2.")
-    parts = key.split(".")
-    if parts[1] in ("down_blocks", "up_blocks"):
-        side, last = ("downsamples", "2") if parts[1] == "down_blocks" else ("upsamples", "3")
-        if parts[3] == "resnets":
-            place, rest = parts[4], parts[5:]
-        else:
-            place, rest = last, parts[4:]
-        key = ".".join([parts[0], side, parts[2], side, place, *rest])
-    # Before the outermost convolutions get names of the same form.
-    key = key.replace(".conv1.", ".residual.2.").replace(".conv2.", ".residual.6.")
-    for theirs, wan in _TO_WAN:
-        key = key.replace(theirs, wan)
-    return key
