@@ -21,6 +21,9 @@ BLOCK = 128
 
 MAX_DAMPING = 10.0
 
+MATRICES = 6
+"""Matrices [K, K] of float32 that are held at once while the factor is computed."""
+
 
 class Grid(Protocol):
     """Fixed scales; rounds single columns exactly as whole weights."""
@@ -66,7 +69,7 @@ class Curvature:
         weighed = rows * share.sqrt().unsqueeze(-1)
         moments = weighed.t() @ weighed
         diagonal = moments.diagonal().clone()
-        across = float(moments.double().square().sum() - diagonal.double().square().sum())
+        across = float(moments.square().sum(dtype=torch.float64) - diagonal.square().sum(dtype=torch.float64))
         squares = weighed.double().square()
         lengths = squares.sum(-1).square().sum() - squares.square().sum()
         variance = float(lengths) - float(share.double().square().sum()) * across

@@ -19,6 +19,7 @@ from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
 from core.lance.config import LanceConfig
 from core.lance.loading import IGNORED, VISION_PREFIX, empty_lance
+from core.quantization.gptq import MATRICES
 from core.quantization.groups import target_linears
 from core.quantization.layer import FindInputs, LayerResult, LinearRecord, quantize_layer, store_plain
 from core.quantization.recipe import Recipe
@@ -72,7 +73,9 @@ class Plan:
     bits_per_weight: float
     """Stored bits of a target linear's weight, scales and zeros included."""
     device_peak_bytes: int
-    """One expert of one layer in float32 with a scaled and a rounded copy."""
+    """One expert of one layer in float32 with a scaled and a rounded copy; and the second moments of its widest
+    input, if errors are compensated.
+    """
     host_peak_bytes: int
     """One layer as read, its result, and a shard waiting to be written."""
 
@@ -111,11 +114,13 @@ def plan(source: TensorSource, config: LanceConfig, recipe: Recipe, max_shard_by
     elements = sum(math.prod(source.shape(name)) for name in packed)
     layer = sum(entry.nbytes for name, entry in source.entries.items() if _layer_of(name) == 0)
     per_expert = elements // (2 * config.num_layers) * 4
+    widest = max(source.shape(name)[1] for name in packed)
+    moments = 4 * widest**2 * MATRICES if recipe.gptq else 0
     return Plan(
         linears=len(targets),
         size_bytes=sum(packed.values()) + sum(plain.values()),
         bits_per_weight=8 * sum(packed.values()) / elements,
-        device_peak_bytes=3 * per_expert,
+        device_peak_bytes=3 * per_expert + moments,
         host_peak_bytes=2 * layer + max_shard_bytes,
     )
 

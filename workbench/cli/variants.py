@@ -128,13 +128,14 @@ def show_variant(session: Session, variant: str, as_json: bool) -> None:
     print_fields(shown | {"path": str(folder), "size_bytes": size(record["size_bytes"])})
     click.echo()
     print_table(
-        ["linear", "scheme", "scaling", "exponent", "rounded", "stored", "tokens"],
+        ["linear", "scheme", "scaling", "exponent", "rounding", "rounded", "stored", "tokens"],
         [
             [
                 row["linear"].removeprefix("language_model.model."),
                 row["scheme"],
                 row["mode"],
                 f"{row['exponent']:.2f}" if row["mode"] in ("plain", "duo") else "",
+                row.get("rounding", "nearest"),
                 _loss(row["loss_before"]),
                 _loss(row["loss_after"]),
                 "" if row["tokens"] is None else str(row["tokens"]),

@@ -85,9 +85,13 @@ def test_from_samples_to_a_variant(run: CommandLine, tiny_checkpoint: Path, gold
 
 
 def test_recipes_are_listed_and_shown(run: CommandLine) -> None:
-    assert [recipe["name"] for recipe in run.json("recipes", "list")] == ["int4-awq", "int4-minmax"]
+    listed = [recipe["name"] for recipe in run.json("recipes", "list")]
+    assert listed == ["int4-awq", "int4-best", "int4-fast", "int4-minmax", "int5", "nvfp4", "nvfp4-best"]
     assert "int4 asym g128" in run("recipes", "list")
     assert run.json("recipes", "show", "int4-minmax")["steps"] == []
+    best = run.json("recipes", "show", "nvfp4-best")
+    assert best["format"]["type"] == "nvfp4"
+    assert [step["kind"] for step in best["steps"]] == ["values", "awq", "ranges", "gptq"]
 
 
 @pytest.mark.parametrize(
