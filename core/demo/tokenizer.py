@@ -40,7 +40,7 @@ _SPLIT = (
 def corpus() -> Iterator[str]:
     """Texts to learn merges from: every question and answer of some scenes, captions, and Lance's system prompts.
 
-    Licence plates are left out, so that their letters stay single tokens.
+    Licence plates are left out, so that no merge is spent on their pairs of letters.
     """
     for family in FAMILIES:
         for seed in range(_SCENES):
