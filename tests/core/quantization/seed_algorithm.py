@@ -22,16 +22,23 @@ Format = Callable[[Tensor], Tensor]
 """From float32 weights [N, K] to those that run."""
 
 
-def int4(group: int) -> Format:
-    """Asymmetric INT4 by the range of each group; the zero is clamped, the range does not include it."""
+def int4(group: int, *, searching: bool = False) -> Format:
+    """Asymmetric INT4 by the range of each group, which need not include zero.
+
+    What is stored has its zero clamped and its scale rounded after the codes were chosen; the search scores neither.
+    """
 
     def run(weight: Tensor) -> Tensor:
         groups = weight.unflatten(-1, (-1, group))
         low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
-        scale = ((high - low) / 15).clamp(min=1e-8)
-        zero = torch.round(-low / scale).clamp(0, 15)
-        codes = torch.round(groups / scale + zero).clamp(0, 15)
-        return ((codes - zero) * scale.bfloat16().float()).bfloat16().float().flatten(-2)
+        scale = ((high - low) / 15).clamp(min=1e-5 if searching else 1e-8)
+        zero = torch.round(-low / scale)
+        if not searching:
+            zero = zero.clamp(0, 15)
+        steps = torch.round(groups / scale + zero).clamp(0, 15) - zero
+        if searching:
+            return (steps * scale).flatten(-2)
+        return (steps * scale.bfloat16().float()).bfloat16().float().flatten(-2)
 
     return run
 
@@ -53,7 +60,7 @@ def mean_magnitude(statistics: StatisticsFile, group: LinearGroup) -> Tensor:
 def search(weights: list[Tensor], act: Tensor, form: Format) -> Tensor:
     """The scale with the least squared error of the outputs on gaussian inputs."""
     x = torch.randn(512, len(act), generator=torch.Generator().manual_seed(0)) * act
-    w_max = torch.cat(weights).abs().amax(0).clamp(min=1e-5)
+    w_max = torch.stack([weight.abs().amax(0) for weight in weights]).clamp(min=1e-5).mean(0)
     best, least = torch.ones_like(act), float("inf")
     for step in range(21):
         alpha = step / 20
@@ -69,14 +76,17 @@ def search(weights: list[Tensor], act: Tensor, form: Format) -> Tensor:
 
 
 def seed_weights(
-    source: TensorSource, statistics: StatisticsFile, layers: int, form: Format
+    source: TensorSource, statistics: StatisticsFile, layers: int, form: Format, scored: Format | None = None
 ) -> dict[str, Tensor]:
-    """What the seed's variant of a checkpoint computes with: the tensors that differ, dense float32 by name."""
+    """What the seed's variant of a checkpoint computes with: the tensors that differ, dense float32 by name.
+
+    ``form`` is what is stored, ``scored`` what the search takes for it.
+    """
     found: dict[str, Tensor] = {}
     for group in all_groups(layers):
-        weights = [source.get(f"{name}.weight").float() for name in group.linears]
+        weights = [source.get(f"{name}.weight").bfloat16().float() for name in group.linears]
         if group.norm is not None:
-            s = search(weights, mean_magnitude(statistics, group), form)
+            s = search(weights, mean_magnitude(statistics, group), scored or form)
             norm = source.get(f"{group.norm}.weight").float()
             found[f"{group.norm}.weight"] = (norm / s).bfloat16().float()
             weights = [weight * s for weight in weights]

@@ -30,15 +30,15 @@ def test_on_the_tiny_model_every_best_recipe_beats_the_seed(
     ]
     reference = Reference(tiny_pipeline, questions, ["A red cube.", "A green ball."], limit=16)
     statistics = StatisticsFile(tiny_world.calibration / STATISTICS_FILE)
-    for recipe, group, form in (
-        ("int4-best", 32, int4(32)),
-        ("nvfp4-best", None, nvfp4_without_global_scale),
+    for recipe, group, form, scored in (
+        ("int4-best", 32, int4(32), int4(32, searching=True)),
+        ("nvfp4-best", None, nvfp4_without_global_scale, None),
     ):
         spec = {"checkpoint": str(tiny_checkpoint), "recipe": recipe, "group": group, "device": "cpu"}
         done = job.run(spec | {"calibration": str(tiny_world.calibration)}, context)
         ours = load_model(Path(done["path"]), "cpu", torch.float32)
         seed = with_weights(
-            tiny_checkpoint, seed_weights(TensorSource.open(tiny_checkpoint), statistics, 3, form)
+            tiny_checkpoint, seed_weights(TensorSource.open(tiny_checkpoint), statistics, 3, form, scored)
         )
         assert float(reference.kl(ours).mean()) < float(reference.kl(seed).mean())
         assert reference.velocity_error(ours) < reference.velocity_error(seed)
@@ -55,13 +55,13 @@ def test_on_the_embedded_lance_the_bars_hold(context: Any) -> None:
     questions = drawn("x2t_image", 120, 7)
     reference = Reference(plain, questions, [sample.prompt for sample in drawn("t2i", 8, 7)])
     source, statistics = TensorSource.open(CHECKPOINT), StatisticsFile(calibration / STATISTICS_FILE)
-    for recipe, form, bar in (
-        ("int4-best", int4(64), 0.35),
-        ("nvfp4-best", nvfp4_without_global_scale, 0.5),
+    for recipe, form, scored, bar in (
+        ("int4-best", int4(64), int4(64, searching=True), 0.35),
+        ("nvfp4-best", nvfp4_without_global_scale, None, 0.5),
     ):
         done = job.run(base | {"recipe": recipe, "calibration": str(calibration)}, context)
         ours = load_model(Path(done["path"]), "cpu", torch.float32)
-        seed = with_weights(CHECKPOINT, seed_weights(source, statistics, 4, form))
+        seed = with_weights(CHECKPOINT, seed_weights(source, statistics, 4, form, scored))
         kl = [float(reference.kl(pipeline).mean()) for pipeline in (ours, seed)]
         velocity = [reference.velocity_error(pipeline) for pipeline in (ours, seed)]
         print(
