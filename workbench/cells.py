@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rich.cells import cell_len, set_cell_size
 
+from core.store import columns
+
 ABSENT = "—"
 
 
@@ -16,7 +18,10 @@ def number(value: float | None, decimals: int, width: int) -> str:
 
 
 def with_error(value: float | None, error: float | None, decimals: int, width: int) -> str:
-    """A mean and its standard error: ``0.0310 ±0.0020``; ``width`` holds both."""
+    """A mean and its standard error: ``0.0310 ±0.0020``, ``7.7e-05 ±2.6e-05``; ``width`` holds both."""
+    if value is not None and error is not None and "e" in columns.number(value, decimals, value):
+        both = f"{columns.number(value, decimals, value)} ±{columns.number(error, decimals, value)}"
+        return both.rjust(width)[:width]
     tail = f" ±{error:.{decimals}f}" if value is not None and error is not None else ""
     room = decimals + 4
     return number(value, decimals, width - room) + tail.ljust(room)[:room]

@@ -172,7 +172,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} m"
 
 
-def _number(value: float, digits: int, like: float) -> str:
+def number(value: float, digits: int, like: float) -> str:
     """``value`` with so many decimals, or as ``7.7e-05`` where these would leave nothing of ``like``."""
     return f"{value:.1e}" if 0 < abs(like) < 10 ** (1 - digits) else f"{value:.{digits}f}"
 
@@ -183,7 +183,7 @@ def value_text(column: Column, value: Any) -> str:
         return MISSING
     match column.format:
         case "bits" | "number":
-            return _number(value, column.digits, value)
+            return number(value, column.digits, value)
         case "percent":
             return f"{value * 100:.{column.digits}f} %"
         case "bytes":
@@ -207,7 +207,7 @@ def text(column: Column, row: Mapping[str, Any]) -> str:
     if low is not None and high is not None:
         return f"{written} ±{(high - low) * 50:.{column.digits}f}"
     error = row.get(column.error or "")
-    return written if error is None else f"{written} ±{_number(error, column.digits, value)}"
+    return written if error is None else f"{written} ±{number(error, column.digits, value)}"
 
 
 def interval_text(column: Column, row: Mapping[str, Any]) -> str:
@@ -220,4 +220,4 @@ def interval_text(column: Column, row: Mapping[str, Any]) -> str:
     if low is not None and high is not None:
         return f"{written} ({low * 100:.{column.digits}f} to {high * 100:.{column.digits}f})"
     error = row.get(column.error or "")
-    return written if error is None else f"{written} ± {_number(error, column.digits, value)}"
+    return written if error is None else f"{written} ± {number(error, column.digits, value)}"

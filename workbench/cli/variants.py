@@ -1,4 +1,4 @@
-"""``variants quantize|list|show``."""
+"""``variants quantize|import|list|show``."""
 
 from __future__ import annotations
 
@@ -82,6 +82,35 @@ def _absolute(name: str) -> str:
     """A name as it is, an existing folder by its absolute path: a job may run elsewhere."""
     path = Path(name).expanduser()
     return str(path.resolve()) if path.is_dir() else name
+
+
+@command.command("import")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--checkpoint", required=True, help="The checkpoint it was made from, by name or folder.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The variant's folder, beside the database if not given.",
+)
+@json_option
+@click.pass_obj
+def import_folder(
+    session: Session, folder: Path, checkpoint: str, output: Path | None, as_json: bool
+) -> None:
+    """Make a variant of a FOLDER of lance-quant's; no number of it changes.
+
+    FOLDER holds awq_state_dict.safetensors and awq_meta.json, in four or five bits.
+    """
+    from core.quantization.importing import import_variant
+
+    store = session.open(create=True)
+    source = resolve(checkpoint, store)
+    target = None if output is None else output.expanduser().resolve()
+    done = import_variant(store, folder.expanduser().resolve(), source, target)
+    if as_json:
+        print_json(done)
+    else:
+        print_fields(done | {"size_bytes": size(done["size_bytes"])})
 
 
 @command.command("list")

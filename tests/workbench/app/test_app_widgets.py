@@ -148,3 +148,8 @@ def test_shades_rise_with_the_divergence() -> None:
     shades = [look.heat(value) for value in (None, 0.0, 0.002, 0.02, 0.2, 0.7, 5.0)]
     assert shades[0] == shades[1] == look.PLAIN and len(set(map(str, shades[1:]))) == 6
     assert look.bar(0.5, 8) == "████····" and look.bar(1.0, 3) == "███" and len(look.bar(0.33, 8)) == 8
+
+
+def test_small_means_keep_their_digits() -> None:
+    assert with_error(7.73e-05, 2.6e-05, 4, 17) == " 7.7e-05 ±2.6e-05"
+    assert with_error(0.031, 0.002, 4, 17).strip() == "0.0310 ±0.0020"
