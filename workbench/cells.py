@@ -18,7 +18,7 @@ def number(value: float | None, decimals: int, width: int) -> str:
 
 
 def with_error(value: float | None, error: float | None, decimals: int, width: int) -> str:
-    """A mean and its standard error: ``0.0310 ±0.0020``, ``7.7e-05 ±2.6e-05``; ``width`` holds both."""
+    """A mean and its standard error: ``0.0310 ±0.0020``, ``7.7e-5 ±2.6e-5``; ``width`` holds both."""
     if value is not None and error is not None and "e" in columns.number(value, decimals, value):
         both = f"{columns.number(value, decimals, value)} ±{columns.number(error, decimals, value)}"
         return both.rjust(width)[:width]

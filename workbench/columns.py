@@ -20,7 +20,7 @@ ORDER: Final = (
 
 def _width(column: data.Column) -> int:
     if column.error:
-        return 2 * column.digits + 8  # also holds 7.7e-05 ±2.6e-05 at four decimals
+        return 2 * column.digits + 7
     return {"bytes": 8, "percent": 13}.get(column.format, column.width)
 
 

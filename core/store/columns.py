@@ -173,8 +173,11 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float, digits: int, like: float) -> str:
-    """``value`` with so many decimals, or as ``7.7e-05`` where these would leave nothing of ``like``."""
-    return f"{value:.1e}" if 0 < abs(like) < 10 ** (1 - digits) else f"{value:.{digits}f}"
+    """``value`` with so many decimals, or as ``7.7e-5`` where these would leave nothing of ``like``."""
+    if 0 < abs(like) < 10 ** (1 - digits):
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{value:.{digits}f}"
 
 
 def value_text(column: Column, value: Any) -> str:

@@ -151,5 +151,5 @@ def test_shades_rise_with_the_divergence() -> None:
 
 
 def test_small_means_keep_their_digits() -> None:
-    assert with_error(7.73e-05, 2.6e-05, 4, 17) == " 7.7e-05 ±2.6e-05"
+    assert with_error(7.73e-05, 2.6e-05, 4, 15) == " 7.7e-5 ±2.6e-5"
     assert with_error(0.031, 0.002, 4, 17).strip() == "0.0310 ±0.0020"

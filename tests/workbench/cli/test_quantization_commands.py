@@ -97,6 +97,10 @@ def test_recipes_are_listed_and_shown(run: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["variants", "import", ".", "--checkpoint", "lance-demo"],
+            "no variant of lance-quant: it has no awq_meta",
+        ),
         (["recipes", "show", "int9"], "int9: no such recipe"),
         (["variants", "quantize", "lance-demo"], "int4-awq looks at activations: give --calibration"),
         (["variants", "quantize", "nowhere", "--recipe", "int4-minmax"], "nowhere: no checkpoint or variant"),
