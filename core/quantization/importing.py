@@ -1,0 +1,162 @@
+"""Making a variant of what another toolkit has quantized, code by code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from core.checkpoints.describe import describe, own_record
+from core.errors import CheckpointError, UsageError
+from core.files import replacing_folder
+from core.formats.compressed_tensors import quantization_config, to_tensors
+from core.formats.lance_quant import PARTS, WEIGHTS_FILE, LanceQuantFiles
+from core.formats.model_card import model_card
+from core.formats.variant_folder import ShardWriter, write_companions
+from core.lance.config import LanceConfig
+from core.lance.loading import IGNORED, VISION_PREFIX, empty_lance
+from core.quantization.groups import UNTOUCHED, all_groups, target_linears
+from core.quantization.layer import LinearRecord, store_plain
+from core.store import Store
+from core.store.manifest import versions
+
+RECIPE = "lance-quant"
+
+
+def check_names(files: LanceQuantFiles, config: LanceConfig) -> None:
+    """Check that the files hold this checkpoint's target linears and every other tensor, and nothing else.
+
+    Raises:
+        CheckpointError: a missing, unknown or mis-shaped tensor; it is named.
+    """
+    place = files.source.place
+    targets = target_linears(config.num_layers)
+    for name in sorted(set(targets) ^ set(files.linears)):
+        state = "is not quantized" if name in targets else "is no target linear of this checkpoint"
+        raise CheckpointError(f"{place}: {name} {state}; give the checkpoint that it was made from")
+    wanted = {name: tuple(p.shape) for name, p in empty_lance(config).named_parameters()}
+    others = set(files.others())
+    bundled = any(name.startswith(VISION_PREFIX) for name in others)
+    for name in targets:
+        rows, columns = wanted.pop(f"{name}.weight")
+        width = columns // 2 if files.scheme.bits == 4 else columns
+        if files.source.shape(f"{name}.qweight") != (rows, width):
+            raise CheckpointError(
+                f"{place}: {name}.qweight has shape {list(files.source.shape(f'{name}.qweight'))}, "
+                f"wanted {[rows, width]} by llm_config.json"
+            )
+    for name, shape in wanted.items():
+        if name.startswith(VISION_PREFIX) and not bundled:
+            continue
+        if files.source.shape(name) != shape:
+            raise CheckpointError(
+                f"{place}: {name} has shape {list(files.source.shape(name))}, wanted {list(shape)} by llm_config.json"
+            )
+    for name in sorted(others):
+        if name not in wanted and name not in IGNORED:
+            raise CheckpointError(f"{place}: {name} is no tensor of a Lance; remove it")
+
+
+def import_variant(
+    store: Store,
+    folder: Path,
+    checkpoint: Path,
+    output: Path | None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Turn a folder of lance-quant into a registered variant; no number of it changes.
+
+    Args:
+        store: where it is registered.
+        folder: ``awq_state_dict.safetensors`` and ``awq_meta.json``.
+        checkpoint: what it was made from: sizes, tokenizer and defaults come from there.
+        output: the variant's folder; None puts it beside the database.
+        progress: called with (linears done, linears in all).
+
+    Raises:
+        UsageError: the folder holds no such files, or ``checkpoint`` is a variant.
+        CheckpointError: a missing, unknown, mis-shaped or damaged tensor; it is named.
+    """
+    info = describe(checkpoint)
+    if info.kind == "variant":
+        raise UsageError(f"{info.name} is a variant; give the checkpoint that {folder} was made from")
+    files = LanceQuantFiles.open(folder)
+    config = LanceConfig.from_folder(info.path)
+    check_names(files, config)
+    scheme = files.scheme
+    name = f"{info.name}_{RECIPE}-int{scheme.bits}-g{scheme.group_size}"
+    target = output or store.data_dir / "variants" / name
+    groups = {linear: group.key for group in all_groups(config.num_layers) for linear in group.linears}
+    packed = elements = 0
+    with replacing_folder(target) as partial:
+        writer = ShardWriter(partial)
+        for index, linear in enumerate(files.linears):
+            progress(index, len(files.linears))
+            weight = files.weight(linear)
+            tensors = to_tensors(linear, weight)
+            packed += sum(tensor.nbytes for tensor in tensors.values())
+            elements += weight.codes.numel()
+            writer.add(tensors)
+        plain = sorted(files.others())
+        for key in plain:
+            writer.add({key: store_plain(key, files.source.get(key, finite=True))})
+        written = writer.finish()
+        bits = 8 * packed / elements
+        records = [
+            LinearRecord(linear, scheme.label, groups[linear], made, 0.0, None, None, None).to_json()
+            for linear, made in files.linears.items()
+        ]
+        summary = "imported from lance-quant, every code, scale and zero as it was"
+        write_companions(
+            partial,
+            info.path,
+            quantization_config(scheme, list(UNTOUCHED)),
+            f'# {summary}\nname = "{RECIPE}"\n[format]\nbits = {scheme.bits}\ngroup = {scheme.group_size}\n'
+            "symmetric = false\n",
+            {
+                "name": name,
+                "source_path": str(info.path),
+                "source": {"name": info.name, "fingerprint": info.fingerprint},
+                "imported_from": str(files.folder),
+                "defaults": own_record(info.path).get("defaults", {}),
+                "recipe": RECIPE,
+                "scheme": scheme.to_json(),
+                "bits": bits,
+                "size_bytes": written.size_bytes,
+                "calibration": None,
+                "tensors": {"read": len(plain) + len(PARTS) * len(records), "quantized": len(records)},
+                "files": written.files,
+                "versions": {key: versions()[key] for key in ("lance-workbench", "torch", "safetensors")},
+                "linears": records,
+            },
+            model_card(
+                name=name,
+                base=info.name,
+                summary=summary,
+                recipe=RECIPE,
+                scheme=scheme,
+                bits_per_weight=bits,
+                size_bytes=written.size_bytes,
+                records=records,
+            ),
+        )
+    store.register_checkpoint(
+        name=name,
+        path=str(target),
+        kind="variant",
+        family="lance",
+        parent=info.name,
+        recipe=RECIPE,
+        bits=bits,
+        size_bytes=written.size_bytes,
+        fingerprint=describe(target).fingerprint,
+        details={"scheme": scheme.to_json(), "imported_from": str(files.folder / WEIGHTS_FILE)},
+    )
+    return {
+        "variant": name,
+        "path": str(target),
+        "scheme": scheme.to_json(),
+        "size_bytes": written.size_bytes,
+        "bits_per_weight": bits,
+        "linears": len(records),
+    }
