@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml .ci/constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) --editable ".[vae,dev]"
+	$(PIP) --editable ".[vae,video,triton,dev]"
 	touch $@
 
 clean:
