@@ -74,8 +74,12 @@ class Figures:
     pictures_drawn: int = 0
     exams: list[tuple[float, int, float]] = field(default_factory=list)
     """(seconds, step, share exactly right) of each examination on the way."""
+    kept: int = 0
+    """The step whose weights were written: the best at an examination, or the last."""
     final: dict[str, float] = field(default_factory=dict)
+    """Share exactly right of each kind, and ``all``, with the weights that were written."""
     recognised: float = 0.0
+    """Share of drawn pictures that show what their caption asks for, with the weights that were written."""
     setbacks: int = 0
     """How often training diverged and was set back to an earlier state, with a lower rate from then on."""
 
@@ -174,7 +178,11 @@ class Trainer:
         return asked.detach(), flow.detach()
 
     def run(self, keep: Callable[[], None]) -> Figures:
-        """Train until the plan's time is over; prints a line now and then, calls ``keep`` at each examination."""
+        """Train until the plan's time is over; prints a line now and then.
+
+        ``keep`` is called to write the weights whenever an examination on the way, or the last one, finds them the best
+        so far. Afterwards the model holds the weights that were kept, and the figures are theirs.
+        """
         plan, figures = self.plan, self.figures
         prepared = time.monotonic()
         step_of = Repeated(self._learn, self._draw())  # its first steps have a rate of zero
@@ -182,7 +190,18 @@ class Trainer:
         print(f"first steps and graph: {begun - prepared:.0f} s", flush=True)
         state = self.optimizer.state()
         kept, caution = [tensor.clone() for tensor in state], 1.0
-        step, best = 0, 0.0
+        step, best = 0, -1.0
+        written = [parameter.detach().clone() for parameter in self.model.parameters()]
+
+        def examine() -> dict[str, float]:
+            nonlocal best
+            result = marks(self.plain, self.paper, self.dtype)
+            if result["all"] >= best:
+                best, figures.final, figures.kept = result["all"], result, step
+                torch._foreach_copy_(written, [parameter.detach() for parameter in self.model.parameters()])
+                keep()
+            return result
+
         while (share := (time.monotonic() - begun) / plan.seconds) < 1:
             self.feed.pump()
             self.optimizer.set_factor(caution * rate_factor(plan, step, share))
@@ -210,10 +229,7 @@ class Trainer:
                     )
             if time.monotonic() - examined > plan.exam_every:
                 examined = time.monotonic()
-                result = marks(self.plain, self.paper, self.dtype)
-                if result["all"] >= best:
-                    best = result["all"]
-                    keep()
+                result = examine()
                 figures.exams.append((examined - begun, step, result["all"]))
                 worst = sorted((v, k) for k, v in result.items() if k != "all")[:5]
                 print(
@@ -222,9 +238,8 @@ class Trainer:
                 )
         figures.steps, figures.seconds = step, time.monotonic() - begun
         figures.pictures_drawn = self.feed.drawn
-        figures.final = marks(self.plain, self.paper, self.dtype)
-        if figures.final["all"] >= best:
-            keep()
+        examine()
+        torch._foreach_copy_([parameter.detach() for parameter in self.model.parameters()], written)
         figures.recognised = recognised(
             self.plain, self.autoencoder, self.texts, prompts(100), Sampling(), self.dtype
         )
