@@ -55,20 +55,16 @@ class CalibrationInputs:
         if not weights:
             return None
         share = max(1, self._recipe.rows // len(weights))
-        moments = [self._file.moments(group.key, bucket) for bucket in weights]
+        fitted = self._recipe.gptq is not None
+        moments = [self._file.moments(group.key, bucket, None if fitted else share) for bucket in weights]
         weight = torch.tensor(list(weights.values()), dtype=torch.float32, device=self._device)
         mean_abs = torch.stack([part.sum_abs / part.count for part in moments])
         mean_sq = torch.stack([part.sum_sq / part.count for part in moments])
         energy = mean_sq.mean(-1, keepdim=True).clamp(min=1e-30)
         # What a step fits to rows is scored on others: a bucket gives half of its rows to each if they are few.
-        scored = [
-            min(share, len(part.rows) if self._recipe.gptq is None else -(-len(part.rows) // 2))
-            for part in moments
-        ]
+        scored = [min(share, -(-len(part.rows) // 2) if fitted else len(part.rows)) for part in moments]
         rows = [part.rows[:count] for part, count in zip(moments, scored, strict=True)]
         sample = [part.rows[count:] for part, count in zip(moments, scored, strict=True)]
-        if self._recipe.gptq is None:
-            sample = [part[:0] for part in sample]
         worth = [
             torch.full((len(part),), float(w / e) / max(len(part), 1))
             for part, w, e in zip(sample, weight, energy, strict=True)

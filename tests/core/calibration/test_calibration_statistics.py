@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.calibration.statistics import Statistics, StatisticsFile, merge_moments
+from core.calibration.statistics import Statistics, StatisticsFile, merge_moments, rows_kept
 from core.errors import CheckpointError, WorkbenchError
 
 
@@ -27,6 +27,17 @@ def test_sums_equal_a_direct_computation_and_rows_are_real_rows(tmp_path: Path) 
     assert found.rows.shape == (64, 24)
     known = {tuple(row.tolist()) for row in rows}
     assert len({tuple(row.tolist()) for row in found.rows} & known) == 64
+
+
+def test_part_of_a_sample_is_read_and_wide_inputs_keep_fewer_rows(tmp_path: Path) -> None:
+    statistics = Statistics(capacity=64)
+    _fill(statistics, torch.randn(100, 24), 3)
+    statistics.save(tmp_path / "s.safetensors")
+    file = StatisticsFile(tmp_path / "s.safetensors")
+    whole, part = (file.moments("layers.0.und.qkv", "x2t_image/text", rows) for rows in (None, 10))
+    assert torch.equal(part.rows, whole.rows[:10]) and torch.equal(part.priority, whole.priority[:10])
+    assert (part.count, whole.count, len(whole.rows)) == (100, 100, 64)
+    assert [rows_kept(2048, channels) for channels in (256, 2048, 11008, 1 << 20)] == [2048, 2048, 1524, 256]
 
 
 def test_every_row_is_equally_likely_to_be_kept() -> None:
