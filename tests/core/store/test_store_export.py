@@ -162,6 +162,6 @@ def test_the_interval_stands_beside_the_figure_on_screen() -> None:
 def test_small_figures_keep_their_digits() -> None:
     by = {column.key: column for column in columns.COLUMNS}
     row = {"kl": 7.73e-05, "kl_se": 2.6e-05}
-    assert columns.text(by["kl"], row) == "7.7e-05 ±2.6e-05"
-    assert columns.interval_text(by["kl"], row) == "7.7e-05 ± 2.6e-05"
+    assert columns.text(by["kl"], row) == "7.7e-5 ±2.6e-5"
+    assert columns.interval_text(by["kl"], row) == "7.7e-5 ± 2.6e-5"
     assert columns.text(by["kl"], {"kl": 0.0, "kl_se": 0.0}) == "0.0000 ±0.0000"

@@ -176,7 +176,8 @@ def test_the_app_imports_nothing_that_computes(database: Path, keys: str, unwant
     with Store.open(database) as store:
         store.execute("UPDATE jobs SET state = 'succeeded'")  # so that no process is started for them
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, str(database), keys, *unwanted], cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-c", PROBE, str(database), keys, *unwanted], cwd=database.parent, capture_output=True,
+        text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == []
