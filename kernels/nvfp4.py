@@ -8,6 +8,8 @@ exact in bfloat16 and in float16: only the division is ever rounded.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,14 @@ GROUP = 16
 
 MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """E2M1: the values of codes 0 to 7; codes 8 to 15 are their negatives."""
+
+
+@functools.cache
+def code_values(device: torch.device) -> Tensor:
+    """The value of each of the 16 codes, float32 on ``device``; made once, for a copy from the host cannot be
+    captured in a CUDA graph.
+    """
+    return torch.tensor([*MAGNITUDES, *(-m for m in MAGNITUDES)], device=device)
 
 
 def products(packed: Tensor, scale: Tensor) -> Tensor:
@@ -28,7 +38,7 @@ def products(packed: Tensor, scale: Tensor) -> Tensor:
     Returns:
         float32 [N, K].
     """
-    values = torch.tensor([*MAGNITUDES, *(-m for m in MAGNITUDES)], device=packed.device)
+    values = code_values(packed.device)
     codes = torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(-2)
     groups = values[codes.int()].unflatten(-1, (-1, GROUP))
     return (groups * scale.float().unsqueeze(-1)).flatten(-2)

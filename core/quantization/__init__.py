@@ -1,7 +1,9 @@
-"""Making a variant: recipes, the quantizer, groups of linears as data, folds, the scale search and the
-pipeline.
+"""Making a variant: recipes, quantizers, groups of linears as data, folds, searches, compensation and the pipeline.
 
-``scheme`` and ``recipe`` import no torch, so that recipes can be listed quickly. ``integer``, ``folds``,
-``awq`` and ``pipeline`` take tensors and plain data and return them; files and the database are touched by
-``job`` only.
+``scheme`` and ``recipe`` import no torch, so that recipes can be listed quickly. ``integer`` and ``nvfp4`` are the
+number formats: each has a grid (fixed scales, free codes) that rounds whole weights and single columns to the same
+bits, and ``rounding`` picks the way of rounding that loses least. ``folds``, ``values`` and ``awq`` scale what the
+linears read, ``gptq`` makes up for rounding errors, ``losses`` measures them; ``layer`` puts the steps together and
+``pipeline`` takes one layer after another. All of these take tensors and plain data and return them; files are
+touched by ``inputs`` (statistics), ``unfinished`` (layers of a job that was killed), ``job`` and ``importing``.
 """
