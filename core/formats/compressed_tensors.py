@@ -22,6 +22,7 @@ As NVFP4 (``compressors/nvfp4``, format ``nvfp4-pack-quantized``):
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from core.errors import CheckpointError
@@ -37,6 +38,9 @@ FORMATS = {"int": "pack-quantized", "nvfp4": "nvfp4-pack-quantized"}
 
 PACKED, SCALE, ZERO, SHAPE = "weight_packed", "weight_scale", "weight_zero_point", "weight_shape"
 GLOBAL_SCALE = "weight_global_scale"
+
+OUTER_MODULES = {"head": "language_model.lm_head", "embedding": "language_model.model.embed_tokens"}
+"""Modules outside the layers that a recipe may quantize too, by its word for them."""
 
 
 def tensor_keys(name: str, scheme: Scheme) -> list[str]:
@@ -71,8 +75,26 @@ def to_tensors(name: str, weight: Quantized) -> dict[str, Tensor]:
     return tensors
 
 
-def quantization_config(scheme: Scheme, ignore: list[str]) -> dict[str, Any]:
-    """The ``quantization_config`` of config.json: all linears but ``ignore`` are of ``scheme``."""
+def quantization_config(
+    scheme: Scheme, ignore: list[str], outer: Mapping[str, Scheme] | None = None
+) -> dict[str, Any]:
+    """The ``quantization_config`` of config.json: all linears but ``ignore`` are of ``scheme``, and the modules
+    of ``outer`` (by name) of their own.
+    """
+    groups = {"group_0": _group(["Linear"], scheme)}
+    for number, (name, other) in enumerate((outer or {}).items(), start=1):
+        groups[f"group_{number}"] = _group([name], other)
+    return {
+        "quant_method": "compressed-tensors",
+        "format": FORMATS[scheme.kind],
+        "quantization_status": "compressed",
+        "config_groups": groups,
+        "ignore": [name for name in ignore if name not in (outer or {})],
+        "kv_cache_scheme": None,
+    }
+
+
+def _group(targets: list[str], scheme: Scheme) -> dict[str, Any]:
     weights = {
         "num_bits": scheme.bits,
         "type": "float" if scheme.kind == "nvfp4" else "int",
@@ -84,48 +106,53 @@ def quantization_config(scheme: Scheme, ignore: list[str]) -> dict[str, Any]:
     if scheme.kind == "nvfp4":
         weights["scale_dtype"] = "torch.float8_e4m3fn"
     return {
-        "quant_method": "compressed-tensors",
+        "targets": targets,
+        "weights": weights,
+        "input_activations": None,
+        "output_activations": None,
         "format": FORMATS[scheme.kind],
-        "quantization_status": "compressed",
-        "config_groups": {
-            "group_0": {
-                "targets": ["Linear"],
-                "weights": weights,
-                "input_activations": None,
-                "output_activations": None,
-            }
-        },
-        "ignore": ignore,
-        "kv_cache_scheme": None,
     }
 
 
-def scheme_of(config: dict[str, Any], place: str) -> Scheme:
-    """The scheme that a ``quantization_config`` describes; ``place`` names its file in errors.
+def schemes_of(config: dict[str, Any], place: str) -> tuple[Scheme, dict[str, Scheme]]:
+    """The scheme of all target linears and those of other modules by name, as a ``quantization_config`` has them;
+    ``place`` names its file in errors.
 
     Raises:
         CheckpointError: another method or layout than ours, or one that the runtime cannot run.
     """
     try:
-        method, layout = config["quant_method"], config["format"]
-        groups = list(config["config_groups"].values())
-        weights = groups[0]["weights"]
-        kinds = {name: kind for kind, name in FORMATS.items()}
-        kind = kinds.get(layout)
-        wanted: dict[str, tuple[Any, Any]] = {
-            "quant_method": (method, "compressed-tensors"),
-            "format": (layout, layout if kind else " or ".join(kinds)),
-            "number of config_groups": (len(groups), 1),
-            "weights.type": (weights["type"], "float" if kind == "nvfp4" else "int"),
-            "weights.strategy": (weights["strategy"], "tensor_group" if kind == "nvfp4" else "group"),
-        }
-        for key, (value, right) in wanted.items():
-            if value != right:
-                raise CheckpointError(f"{place}: {key} is {value!r}, this version runs {right!r}")
-        if any(groups[0].get(key) for key in ("input_activations", "output_activations")):
-            raise CheckpointError(f"{place}: activations are quantized, this version runs weights only")
-        if kind == "nvfp4":
-            return NVFP4
-        return Scheme(int(weights["num_bits"]), int(weights["group_size"]), bool(weights["symmetric"]))
+        if config["quant_method"] != "compressed-tensors":
+            raise CheckpointError(
+                f"{place}: quant_method is {config['quant_method']!r}, this version runs 'compressed-tensors'"
+            )
+        first, *others = config["config_groups"].values()
+        outer: dict[str, Scheme] = {}
+        for group in others:
+            (name,) = group["targets"]
+            if name not in OUTER_MODULES.values():
+                raise CheckpointError(
+                    f"{place}: quantizes {name} in a way of its own, this version cannot run that"
+                )
+            outer[name] = _scheme(group, group.get("format", config["format"]), place)
+        return _scheme(first, config["format"], place), outer
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{place}: quantization_config is damaged ({error!r})") from error
+
+
+def _scheme(group: dict[str, Any], layout: str, place: str) -> Scheme:
+    kinds = {name: kind for kind, name in FORMATS.items()}
+    kind, weights = kinds.get(layout), group["weights"]
+    wanted: dict[str, tuple[Any, Any]] = {
+        "format": (layout, layout if kind else " or ".join(kinds)),
+        "weights.type": (weights["type"], "float" if kind == "nvfp4" else "int"),
+        "weights.strategy": (weights["strategy"], "tensor_group" if kind == "nvfp4" else "group"),
+    }
+    for key, (value, right) in wanted.items():
+        if value != right:
+            raise CheckpointError(f"{place}: {key} is {value!r}, this version runs {right!r}")
+    if any(group.get(key) for key in ("input_activations", "output_activations")):
+        raise CheckpointError(f"{place}: activations are quantized, this version runs weights only")
+    if kind == "nvfp4":
+        return NVFP4
+    return Scheme(int(weights["num_bits"]), int(weights["group_size"]), bool(weights["symmetric"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -20,11 +20,16 @@ def model_card(
     summary: str,
     recipe: str,
     scheme: Scheme,
+    outer: Mapping[str, Scheme],
     bits_per_weight: float,
     size_bytes: int,
     records: Sequence[dict[str, Any]],
 ) -> str:
     """Markdown for the variant ``name``; ``records`` are those of its linears."""
+    rest = "everything else is bfloat16"
+    if outer:
+        words = " and ".join(f"the {key} as {form.label}" for key, form in outer.items())
+        rest = f"{words}, which only the workbench runs; {rest}"
     lines = [
         "---",
         "license: apache-2.0",
@@ -35,7 +40,7 @@ def model_card(
         f"# {name}",
         "",
         f"{base} with its {len(records)} target linears (q, k, v, o, gate, up, down of both experts) as "
-        f"{scheme.label}, {bits_per_weight:.2f} bits a weight with scales and zeros; everything else is bfloat16. "
+        f"{scheme.label}, {bits_per_weight:.2f} bits a weight with scales and zeros; {rest}. "
         f"{size_bytes / 1e6:,.1f} MB of tensors.",
         "",
         f"Recipe `{recipe}`: {summary}. `recipe.toml` holds it whole, `lance_workbench.json` what it was made "

@@ -30,8 +30,11 @@ IGNORED = frozenset({"latent_pos_embed.pos_embed"})
 
 VISION_PREFIX = "vit_model."
 
-LinearFactory = Callable[[str, nn.Linear, TensorSource], "tuple[nn.Module, set[str]] | None"]
-"""(module name, the linear on the meta device, the checkpoint) -> the module to put in its place, the keys it took."""
+LinearFactory = Callable[[str, nn.Linear | nn.Embedding, TensorSource], "tuple[nn.Module, set[str]] | None"]
+"""(module name, the module on the meta device, the checkpoint) -> the module to put in its place, the keys it took."""
+
+OUTER = ("language_model.lm_head", "language_model.model.embed_tokens")
+"""Modules outside the layers that a variant may quantize too."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,8 @@ def load_lance(
     """Load the checkpoint in ``folder``, one tensor at a time, cast to ``dtype`` on ``device``.
 
     The vision tower comes from ``Qwen2.5-VL-ViT/vit.safetensors`` in or beside the folder unless the checkpoint bundles
-    it (upstream lets bundled values win). ``linear_factory`` may replace target linears, for variants.
+    it (upstream lets bundled values win). ``linear_factory`` may replace target linears, head and embedding, for
+    variants.
 
     Raises:
         CheckpointError: a missing, unknown, mis-shaped or non-finite tensor, named; missing files.
@@ -161,9 +165,9 @@ def load_lance(
     used: set[str] = set()
     swapped: list[str] = []
     if linear_factory is not None:
-        for name in target_names(config.num_layers):
+        for name in [*target_names(config.num_layers), *OUTER]:
             linear = model.get_submodule(name)
-            assert isinstance(linear, nn.Linear)
+            assert isinstance(linear, nn.Linear | nn.Embedding)
             made = linear_factory(name, linear, source)
             if made is None:
                 continue

@@ -135,6 +135,7 @@ def import_variant(
                 summary=summary,
                 recipe=RECIPE,
                 scheme=scheme,
+                outer={},
                 bits_per_weight=bits,
                 size_bytes=written.size_bytes,
                 records=records,

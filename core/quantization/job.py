@@ -18,7 +18,7 @@ from core.checkpoints.resolve import resolve
 from core.checkpoints.source import TensorSource
 from core.errors import UsageError
 from core.files import replacing_folder, sha256_text
-from core.formats.compressed_tensors import quantization_config
+from core.formats.compressed_tensors import OUTER_MODULES, quantization_config
 from core.formats.model_card import model_card
 from core.formats.variant_folder import MAX_SHARD_BYTES, ShardWriter, Written, write_companions
 from core.jobs.context import JobContext
@@ -206,7 +206,11 @@ def make_variant(request: Request, context: JobContext) -> tuple[Accounting, Wri
         write_companions(
             partial,
             info.path,
-            quantization_config(recipe.scheme, list(UNTOUCHED)),
+            quantization_config(
+                recipe.scheme,
+                list(UNTOUCHED),
+                {OUTER_MODULES[key]: scheme for key, scheme in recipe.outer.items()},
+            ),
             recipe.text,
             _provenance(request, accounting, written, records),
             model_card(
@@ -215,6 +219,7 @@ def make_variant(request: Request, context: JobContext) -> tuple[Accounting, Wri
                 summary=recipe.summary,
                 recipe=recipe.name,
                 scheme=recipe.scheme,
+                outer=recipe.outer,
                 bits_per_weight=request.plan.bits_per_weight,
                 size_bytes=written.size_bytes,
                 records=records,

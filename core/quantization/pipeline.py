@@ -17,12 +17,15 @@ from torch import Tensor
 
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
+from core.formats.compressed_tensors import OUTER_MODULES, to_tensors
 from core.lance.config import LanceConfig
 from core.lance.loading import IGNORED, VISION_PREFIX, empty_lance
 from core.quantization.gptq import MATRICES
 from core.quantization.groups import target_linears
-from core.quantization.layer import FindInputs, LayerResult, LinearRecord, quantize_layer, store_plain
+from core.quantization.layer import STORED, FindInputs, LayerResult, LinearRecord, quantize_layer, store_plain
 from core.quantization.recipe import Recipe
+from core.quantization.rounding import Rounding, round_blindly
+from core.quantization.scheme import Scheme
 
 _LAYER = re.compile(r"language_model\.model\.layers\.(\d+)\.")
 
@@ -99,18 +102,26 @@ def check_keys(source: TensorSource, config: LanceConfig, recipe: Recipe) -> Non
     for name in source.keys():  # noqa: SIM118 - not a dict
         if name not in wanted and name not in IGNORED:
             raise CheckpointError(f"{source.entry(name).file}: {name} is no tensor of a Lance; remove it")
-    for name in target_linears(config.num_layers):
-        recipe.scheme.check_shape(f"{name}.weight", source.shape(f"{name}.weight"))
+    for name, scheme in formats(config, recipe).items():
+        scheme.check_shape(f"{name}.weight", source.shape(f"{name}.weight"))
+
+
+def formats(config: LanceConfig, recipe: Recipe) -> dict[str, Scheme]:
+    """The format of every module that ``recipe`` quantizes, by name: target linears first."""
+    found = dict.fromkeys(target_linears(config.num_layers), recipe.scheme)
+    return found | {OUTER_MODULES[key]: scheme for key, scheme in recipe.outer.items()}
 
 
 def plan(source: TensorSource, config: LanceConfig, recipe: Recipe, max_shard_bytes: int) -> Plan:
     """Predict sizes and peaks; checks the keys first, as ``quantize`` does."""
     check_keys(source, config, recipe)
     targets = target_linears(config.num_layers)
-    packed = {
-        f"{name}.weight": recipe.scheme.nbytes(_matrix(source.shape(f"{name}.weight"))) for name in targets
+    stored = {
+        f"{name}.weight": scheme.nbytes(_matrix(source.shape(f"{name}.weight")))
+        for name, scheme in formats(config, recipe).items()
     }
-    plain = {name: 2 * math.prod(entry.shape) for name, entry in source.entries.items() if name not in packed}
+    packed = {f"{name}.weight": stored[f"{name}.weight"] for name in targets}
+    plain = {name: 2 * math.prod(entry.shape) for name, entry in source.entries.items() if name not in stored}
     elements = sum(math.prod(source.shape(name)) for name in packed)
     layer = sum(entry.nbytes for name, entry in source.entries.items() if _layer_of(name) == 0)
     per_expert = elements // (2 * config.num_layers) * 4
@@ -118,7 +129,7 @@ def plan(source: TensorSource, config: LanceConfig, recipe: Recipe, max_shard_by
     moments = 4 * widest**2 * MATRICES if recipe.gptq else 0
     return Plan(
         linears=len(targets),
-        size_bytes=sum(packed.values()) + sum(plain.values()),
+        size_bytes=sum(stored.values()) + sum(plain.values()),
         bits_per_weight=8 * sum(packed.values()) / elements,
         device_peak_bytes=3 * per_expert + moments,
         host_peak_bytes=2 * layer + max_shard_bytes,
@@ -178,10 +189,20 @@ def quantize(
         accounting.records += result.records
         hand_on(result.tensors)
     progress(config.num_layers, total, "embeddings and head")
+    outer = {OUTER_MODULES[key]: scheme for key, scheme in recipe.outer.items()}
     for name in source.keys():  # noqa: SIM118
-        if _layer_of(name) is None:
-            hand_on({name: store_plain(name, source.get(name, finite=True))})
-            accounting.read += 1
+        if _layer_of(name) is not None:
+            continue
+        tensor, module = source.get(name, finite=True), name.removesuffix(".weight")
+        accounting.read += 1
+        if module in outer:
+            rounded = round_blindly(
+                [tensor.to(device, torch.float32)], Rounding(outer[module], True, False, STORED)
+            )
+            hand_on(to_tensors(module, rounded.weights[0]))
+            accounting.quantized += 1
+        else:
+            hand_on({name: store_plain(name, tensor)})
             accounting.passed += 1
     done = accounting.quantized + accounting.folded + accounting.passed
     if not accounting.read == done == len(source.entries):

@@ -25,9 +25,12 @@ FOLDER = Path(__file__).parent / "recipes"
 FOLDABLE = ("qkv", "gate_up", "down")
 """Groups of linears whose input can be scaled exactly."""
 
-_GROUP = re.compile(r"(?m)^(\s*group\s*=\s*)\d+")
+_GROUP = re.compile(r"(?ms)^(\[format\].*?^\s*group\s*=\s*)\d+")
 
 ROLES = ("text", "vit", "answer", "noisy", "clean")
+
+OUTER = ("head", "embedding")
+"""What a recipe may quantize outside the layers."""
 
 TOO_FEW = ("error", "round")
 """What happens to a linear that saw too few tokens: stop, or round it as it is and say so."""
@@ -93,6 +96,10 @@ class Recipe:
     """Per expert, what each role's tokens count; an expert that is absent counts all roles alike."""
     text: str
     """The TOML it was read from, with the group that was chosen."""
+    outer: dict[str, Scheme] = dataclasses.field(default_factory=dict)
+    """Formats of ``head`` and ``embedding``, where they are quantized too: smaller, but no runtime except the
+    workbench's reads it.
+    """
 
     @property
     def needs_calibration(self) -> bool:
@@ -137,7 +144,7 @@ class Recipe:
         if group is None or group == self.scheme.group_size:
             return self
         scheme = dataclasses.replace(self.scheme, group_size=group)
-        text = _GROUP.sub(rf"\g<1>{group}", self.text)
+        text = _GROUP.sub(rf"\g<1>{group}", self.text, count=1)
         return dataclasses.replace(self, scheme=scheme, text=text)
 
     def to_json(self) -> dict[str, Any]:
@@ -146,6 +153,7 @@ class Recipe:
             "name": self.name,
             "summary": self.summary,
             "format": self.scheme.to_json(),
+            "outer": {name: scheme.to_json() for name, scheme in self.outer.items()},
             "steps": [{"kind": _kind(step)} | dataclasses.asdict(step) for step in self.steps],
             "calibration": {
                 "min_tokens": self.min_tokens,
@@ -192,8 +200,17 @@ class _Reader:
         self.path = path
 
     def recipe(self, content: dict[str, Any], text: str) -> Recipe:
-        top = self.table(content, "", ("name", "summary", "format", "calibration", "steps"))
+        top = self.table(content, "", ("name", "summary", "format", *OUTER, "calibration", "steps"))
         form = self.table(top.get("format"), "format", ("type", "bits", "group", "symmetric"))
+        outer = {
+            key: self.integers(self.table(top[key], key, ("bits", "group", "symmetric")), key)
+            for key in OUTER
+            if key in top
+        }
+        if "embedding" in outer and not outer["embedding"].symmetric:
+            raise UsageError(
+                f"{self.path}: embedding.symmetric is false, wanted true: its rows are read one by one"
+            )
         use = self.table(
             top.get("calibration", {}), "calibration", ("min_tokens", "too_few", "rows", "weights")
         )
@@ -218,6 +235,7 @@ class _Reader:
             rows=self.value(use, "calibration.rows", int, 512),
             role_weights=self.weights(use.get("weights", {})),
             text=text,
+            outer=outer,
         )
 
     def scheme(self, form: dict[str, Any]) -> Scheme:
@@ -226,14 +244,19 @@ class _Reader:
         if kind == "nvfp4":
             self.table(form, "format of type nvfp4", ("type",))
             return NVFP4
+        return self.integers(form, "format")
+
+    def integers(self, form: dict[str, Any], key: str) -> Scheme:
         try:
             return Scheme(
-                self.value(form, "format.bits", int),
-                self.value(form, "format.group", int),
-                self.value(form, "format.symmetric", bool),
+                self.value(form, f"{key}.bits", int),
+                self.value(form, f"{key}.group", int),
+                self.value(form, f"{key}.symmetric", bool),
             )
         except UsageError as error:
-            raise UsageError(f"{self.path}: format: {error}") from None
+            if str(self.path) in str(error):
+                raise
+            raise UsageError(f"{self.path}: {key}: {error}") from None
 
     def check_order(self, steps: tuple[Step, ...]) -> None:
         scaled = [group for step in steps if isinstance(step, AwqStep) for group in step.groups]

@@ -9,7 +9,7 @@ from typing import Any
 from core.checkpoints.describe import read_json
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
-from core.formats.compressed_tensors import scheme_of
+from core.formats.compressed_tensors import schemes_of
 from core.lance.decoder import target_names
 from core.lance.loading import Pipeline
 from core.quantization.scheme import Scheme
@@ -37,15 +37,16 @@ class Enforcement:
         return asdict(self)
 
 
-def variant_scheme(folder: Path) -> Scheme | None:
-    """The scheme of a variant folder; None for a plain checkpoint.
+def variant_schemes(folder: Path) -> tuple[Scheme, dict[str, Scheme]] | None:
+    """The scheme of a variant folder's target linears and those of its other quantized modules by name; None for
+    a plain checkpoint.
 
     Raises:
         CheckpointError: quantized in a way the runtime cannot run.
     """
     path = folder / "config.json"
     config = read_json(path).get("quantization_config") if path.is_file() else None
-    return None if config is None else scheme_of(config, str(path))
+    return None if config is None else schemes_of(config, str(path))
 
 
 def enforcement(pipeline: Pipeline) -> Enforcement:
@@ -57,7 +58,7 @@ def enforcement(pipeline: Pipeline) -> Enforcement:
             than its files; it is named.
     """
     model, source = pipeline.model, TensorSource.open(pipeline.folder)
-    quantized = variant_scheme(pipeline.folder) is not None
+    quantized = variant_schemes(pipeline.folder) is not None
     names = target_names(model.config.num_layers)
     modules = {name: model.get_submodule(name) for name in names}
     swapped = {name: m for name, m in modules.items() if isinstance(m, QuantizedLinear)}

@@ -50,14 +50,13 @@ class QuantizedLinear(nn.Module):
 
     @staticmethod
     def check_shapes(
-        name: str, scheme: Scheme, linear: nn.Linear, shapes: dict[str, tuple[int, ...]]
+        name: str, scheme: Scheme, rows: int, columns: int, shapes: dict[str, tuple[int, ...]]
     ) -> None:
-        """Compare the stored shapes (by buffer name) with what ``linear`` needs.
+        """Compare the stored shapes (by buffer name) with what a weight [``rows``, ``columns``] needs.
 
         Raises:
             CheckpointError: one differs; it is named.
         """
-        rows, columns = linear.out_features, linear.in_features
         scheme.check_shape(name, (rows, columns))
         groups = columns // scheme.group_size
         wanted = {

@@ -12,7 +12,8 @@ from core.errors import CheckpointError
 from core.formats.compressed_tensors import GLOBAL_SCALE, PACKED, SCALE, SHAPE, ZERO, tensor_keys
 from core.lance.loading import LinearFactory, Pipeline, load_lance
 from core.quantization.scheme import Scheme
-from core.runtime.check import enforcement, variant_scheme
+from core.runtime.check import enforcement, variant_schemes
+from core.runtime.embedding import QuantizedEmbedding
 from core.runtime.engine import Engine, accelerated
 from core.runtime.linear import QuantizedLinear
 
@@ -21,27 +22,37 @@ HOLD_LIMIT = 1 << 30
 unpacks them in every call otherwise, which takes ten times the matrix product of a single token."""
 
 
-def quantized_factory(scheme: Scheme, device: torch.device, dtype: torch.dtype) -> LinearFactory:
-    """A factory for ``load_lance`` that puts a ``QuantizedLinear`` wherever packed codes are stored."""
+def quantized_factory(
+    schemes: tuple[Scheme, dict[str, Scheme]], device: torch.device, dtype: torch.dtype
+) -> LinearFactory:
+    """A factory for ``load_lance`` that puts a ``QuantizedLinear`` or ``QuantizedEmbedding`` wherever packed codes
+    are stored.
+    """
 
-    def make(name: str, linear: nn.Linear, source: TensorSource) -> tuple[nn.Module, set[str]] | None:
+    def make(
+        name: str, module: nn.Linear | nn.Embedding, source: TensorSource
+    ) -> tuple[nn.Module, set[str]] | None:
         if f"{name}.{PACKED}" not in source:
             return None
+        scheme = schemes[1].get(name, schemes[0])
+        rows, columns = module.weight.shape
         keys = tensor_keys(name, scheme)
-        if linear.bias is not None:
+        if isinstance(module, nn.Linear) and module.bias is not None:
             keys.append(f"{name}.bias")
         found = {key.rpartition(".")[2]: source.get(key, finite=True) for key in keys}
-        shape = found.pop(SHAPE).tolist() if SHAPE in found else [linear.out_features, linear.in_features]
-        if shape != [linear.out_features, linear.in_features]:
+        shape = found.pop(SHAPE).tolist() if SHAPE in found else [rows, columns]
+        if shape != [rows, columns]:
             raise CheckpointError(
                 f"{source.entry(keys[0]).file}: {name}.{SHAPE} is {shape}, "
-                f"wanted {[linear.out_features, linear.in_features]} by llm_config.json"
+                f"wanted {[rows, columns]} by llm_config.json"
             )
         shapes = {key: tuple(tensor.shape) for key, tensor in found.items()}
-        QuantizedLinear.check_shapes(name, scheme, linear, shapes)
+        QuantizedLinear.check_shapes(name, scheme, rows, columns, shapes)
         placed = {key: tensor.to(device) for key, tensor in found.items()}
         bias = placed.get("bias")
-        module = QuantizedLinear(
+        if isinstance(module, nn.Embedding):
+            return QuantizedEmbedding(scheme, placed[PACKED], placed[SCALE], dtype), set(keys)
+        quantized = QuantizedLinear(
             scheme,
             placed[PACKED],
             placed[SCALE],
@@ -49,7 +60,7 @@ def quantized_factory(scheme: Scheme, device: torch.device, dtype: torch.dtype) 
             None if bias is None else bias.to(dtype),
             placed.get(GLOBAL_SCALE),
         )
-        return module, set(keys)
+        return quantized, set(keys)
 
     return make
 
@@ -70,8 +81,8 @@ def load_model(
         CheckpointError: damaged or incomplete files, or quantization that is not in force.
     """
     place = torch.device(device)
-    scheme = variant_scheme(folder)
-    factory = None if scheme is None else quantized_factory(scheme, place, dtype)
+    schemes = variant_schemes(folder)
+    factory = None if schemes is None else quantized_factory(schemes, place, dtype)
     pipeline = load_lance(folder, place, dtype, factory)
     quantized = [m for m in pipeline.model.modules() if isinstance(m, QuantizedLinear)]
     weights = sum(m.in_features * m.out_features for m in quantized) * dtype.itemsize

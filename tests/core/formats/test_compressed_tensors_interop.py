@@ -11,7 +11,7 @@ import torch
 
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
-from core.formats.compressed_tensors import quantization_config, scheme_of, tensor_keys, to_tensors
+from core.formats.compressed_tensors import quantization_config, schemes_of, tensor_keys, to_tensors
 from core.quantization.groups import UNTOUCHED, target_linears
 from core.quantization.integer import quantize
 from core.quantization.rounding import Rounding
@@ -143,14 +143,33 @@ def test_the_config_targets_exactly_the_quantized_linears(tiny_world: Any, tiny_
     assert sorted(matched) == sorted(target_linears(3))
 
 
+def test_a_head_of_its_own_is_targeted_once(tiny_pipeline: Any) -> None:
+    from compressed_tensors.utils import match_named_modules
+
+    head = "language_model.lm_head"
+    config = quantization_config(Scheme(4, 32, False), list(UNTOUCHED), {head: Scheme(8, 64, True)})
+    found = theirs.QuantizationConfig.model_validate(config).config_groups
+    assert found["group_1"].weights.num_bits == 8
+    targets = config["config_groups"]["group_1"]["targets"]
+    assert [name for name, _ in match_named_modules(tiny_pipeline.model, targets, config["ignore"])] == [head]
+    assert head not in config["ignore"] and "vae2llm" in config["ignore"]
+
+
 def test_a_scheme_survives_its_config_and_other_layouts_are_named() -> None:
     scheme = Scheme(5, 32, True)
     config = quantization_config(scheme, [])
-    assert scheme_of(config, "config.json") == scheme
-    assert scheme_of(quantization_config(NVFP4, []), "config.json") == NVFP4
+    assert schemes_of(config, "config.json") == (scheme, {})
+    assert schemes_of(quantization_config(NVFP4, []), "config.json") == (NVFP4, {})
     with pytest.raises(CheckpointError, match=r"here/config\.json: format is 'float-quantized'"):
-        scheme_of(config | {"format": "float-quantized"}, "here/config.json")
+        schemes_of(config | {"format": "float-quantized"}, "here/config.json")
     with pytest.raises(CheckpointError, match=r"weights\.type is 'int', this version runs 'float'"):
-        scheme_of(config | {"format": "nvfp4-pack-quantized"}, "config.json")
+        schemes_of(config | {"format": "nvfp4-pack-quantized"}, "config.json")
+    outer = {"language_model.lm_head": Scheme(8, 64, True)}
+    assert schemes_of(quantization_config(scheme, [*outer, "vae2llm"], outer), "config.json") == (
+        scheme,
+        outer,
+    )
+    with pytest.raises(CheckpointError, match=r"quantizes mlp in a way of its own"):
+        schemes_of(quantization_config(scheme, [], {"mlp": scheme}), "config.json")
     with pytest.raises(CheckpointError, match="damaged"):
-        scheme_of({"quant_method": "compressed-tensors"}, "config.json")
+        schemes_of({"quant_method": "compressed-tensors"}, "config.json")

@@ -15,6 +15,7 @@ def test_the_ready_recipes_load_and_say_what_they_do() -> None:
     assert recipes.names() == [
         "int4-awq",
         "int4-best",
+        "int4-compact",
         "int4-fast",
         "int4-minmax",
         "int5",
@@ -37,6 +38,21 @@ def test_another_group_is_another_recipe_and_its_text_says_so() -> None:
     assert tomllib.loads(other.text)["format"]["group"] == 64
     assert other.fingerprint != recipe.fingerprint
     assert recipe.with_group(None) == recipe
+
+
+def test_head_and_embedding_keep_their_own_groups(tmp_path: Path) -> None:
+    recipe = recipes.load("int4-compact")
+    assert {key: scheme.label for key, scheme in recipe.outer.items()} == {
+        "head": "int8 sym g64", "embedding": "int4 sym g32"
+    }  # fmt: skip
+    other = recipe.with_group(128)
+    assert (other.scheme.group_size, other.outer) == (128, recipe.outer)
+    path = tmp_path / "written.toml"
+    path.write_text(other.text)
+    assert recipes.load(str(path)) == other
+    path.write_text(recipe.text.replace("symmetric = true", "symmetric = false"))
+    with pytest.raises(UsageError, match=r"embedding\.symmetric is false, wanted true"):
+        recipes.load(str(path))
 
 
 def test_nvfp4_has_a_group_of_its_own_and_needs_no_calibration() -> None:
