@@ -86,7 +86,16 @@ def test_from_samples_to_a_variant(run: CommandLine, tiny_checkpoint: Path, gold
 
 def test_recipes_are_listed_and_shown(run: CommandLine) -> None:
     listed = [recipe["name"] for recipe in run.json("recipes", "list")]
-    assert listed == ["int4-awq", "int4-best", "int4-compact", "int4-fast", "int4-minmax", "int5", "nvfp4", "nvfp4-best"]
+    assert listed == [
+        "int4-awq",
+        "int4-best",
+        "int4-compact",
+        "int4-fast",
+        "int4-minmax",
+        "int5",
+        "nvfp4",
+        "nvfp4-best",
+    ]
     assert "int4 asym g128" in run("recipes", "list")
     assert run.json("recipes", "show", "int4-minmax")["steps"] == []
     best = run.json("recipes", "show", "nvfp4-best")
