@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kernels.samples import int4, nvfp4
 
 from kernels.nvfp4 import MAGNITUDES, dequantize_nvfp4
+from kernels.samples import int4, nvfp4
 from kernels.tiles import tile, unsupported
 from kernels.weights import concatenate_int4, concatenate_nvfp4
 

@@ -198,7 +198,10 @@ async def test_calibrations_are_shown_when_asked_for(open_app: Any, database: Pa
         assert "run 6 · calibrate" in shown
 
 
-async def test_an_empty_database_says_what_to_press(open_app: Any, tmp_path: Path) -> None:
+async def test_an_empty_database_says_what_to_press(
+    open_app: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # an export goes to the current folder
     async with open_app(tmp_path / "runs.db") as screen:
         shown = screen.text()
         assert "No runs yet" in shown and "n   start one" in shown
