@@ -12,22 +12,18 @@ lower bound, exact where the two models spread the remaining mass alike.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from safetensors import safe_open
 
 from core.errors import DataError
 from core.evaluation import statistics
-from core.files import replacing
+from core.evaluation.artifact import ArtifactFile, save_artifact
 
 FULL_VOCABULARY = 16384
 TOP = 2048
-_VERSION = "1"
 # Rows worked on at once: float64 of 32 x 151,936 entries is 39 MB a copy.
 _ROWS = 32
 
@@ -163,19 +159,10 @@ def save(path: Path, answers: dict[int, LogProbs]) -> None:
         if kept.ids is not None and kept.rest is not None:
             tensors[f"{index}.ids"] = kept.ids.contiguous()
             tensors[f"{index}.rest"] = kept.rest.contiguous()
-    with replacing(path) as partial:
-        safetensors.torch.save_file(
-            tensors,
-            partial,
-            {
-                "format": "lance-workbench likelihood",
-                "version": _VERSION,
-                "samples": json.dumps(sorted(answers)),
-            },
-        )
+    save_artifact(path, "likelihood", tensors, answers)
 
 
-class LikelihoodFile:
+class LikelihoodFile(ArtifactFile):
     """A written table of log-probabilities, read one sample at a time.
 
     Raises:
@@ -183,22 +170,11 @@ class LikelihoodFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._file = safe_open(path, framework="pt")
-            metadata = self._file.metadata() or {}
-        except Exception as error:  # safetensors raises its own and OSError alike
-            raise DataError(f"{path}: cannot be read ({error}); run the baseline evaluation again") from error
-        if metadata.get("format") != "lance-workbench likelihood" or metadata.get("version") != _VERSION:
-            raise DataError(
-                f"{path}: no likelihood table of version {_VERSION}; run the baseline evaluation again"
-            )
-        self._keys = set(self._file.keys())
+        super().__init__(path, "likelihood")
 
     def get(self, index: int) -> LogProbs:
         """The log-probabilities of sample ``index``."""
-        if f"{index}.values" not in self._keys:
-            raise DataError(f"{self.path}: sample {index} is missing; run the baseline evaluation again")
-        if f"{index}.ids" not in self._keys:
-            return LogProbs(self._file.get_tensor(f"{index}.values"))
-        return LogProbs(*(self._file.get_tensor(f"{index}.{part}") for part in ("values", "ids", "rest")))
+        values = self.tensor(index, "values")
+        if f"{index}.ids" not in self:
+            return LogProbs(values)
+        return LogProbs(*(self.tensor(index, part) for part in ("values", "ids", "rest")))

@@ -6,20 +6,15 @@ velocity at the same x_t and t, the baseline's own, at steps spread evenly over 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from safetensors import safe_open
 
-from core.errors import DataError
-from core.files import replacing
+from core.evaluation.artifact import ArtifactFile, save_artifact
 from core.lance.sampler import Trace
 
 STRATA = 5
-_VERSION = "1"
 
 
 @dataclass(frozen=True)
@@ -56,19 +51,10 @@ def save(path: Path, pictures: dict[int, Trajectory]) -> None:
     for index, kept in pictures.items():
         for part in ("times", "latents", "velocities"):
             tensors[f"{index}.{part}"] = getattr(kept, part).contiguous()
-    with replacing(path) as partial:
-        safetensors.torch.save_file(
-            tensors,
-            partial,
-            {
-                "format": "lance-workbench trajectory",
-                "version": _VERSION,
-                "samples": json.dumps(sorted(pictures)),
-            },
-        )
+    save_artifact(path, "trajectory", tensors, pictures)
 
 
-class TrajectoryFile:
+class TrajectoryFile(ArtifactFile):
     """Written trajectories, read one sample at a time.
 
     Raises:
@@ -76,22 +62,8 @@ class TrajectoryFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._file = safe_open(path, framework="pt")
-            metadata = self._file.metadata() or {}
-        except Exception as error:  # safetensors raises its own and OSError alike
-            raise DataError(f"{path}: cannot be read ({error}); run the baseline evaluation again") from error
-        if metadata.get("format") != "lance-workbench trajectory" or metadata.get("version") != _VERSION:
-            raise DataError(
-                f"{path}: no trajectories of version {_VERSION}; run the baseline evaluation again"
-            )
-        self._keys = set(self._file.keys())
+        super().__init__(path, "trajectory")
 
     def get(self, index: int) -> Trajectory:
         """The trajectory of sample ``index``."""
-        if f"{index}.times" not in self._keys:
-            raise DataError(f"{self.path}: sample {index} is missing; run the baseline evaluation again")
-        return Trajectory(
-            *(self._file.get_tensor(f"{index}.{part}") for part in ("times", "latents", "velocities"))
-        )
+        return Trajectory(*(self.tensor(index, part) for part in ("times", "latents", "velocities")))

@@ -14,7 +14,9 @@ from torch import Tensor
 from core.files import disk_errors
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write tensors (CPU) to ``path``, which is not yet a final name.
 
     The library reports a full disk as an error of its own and makes files that only their owner can read;
@@ -26,7 +28,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with disk_errors(path):
         try:
-            save_file(contiguous, path, metadata={"format": "pt"})
+            save_file(contiguous, path, metadata=dict(metadata or {"format": "pt"}))
         except SafetensorError as error:
             code = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
             raise OSError(code, str(error)) from error
