@@ -57,10 +57,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture of ``SIDE`` x ``SIDE`` pixels and every question that can be asked about it."""
+    """A picture of ``SIDE`` x ``SIDE`` pixels, all that can be asked about it, and what helps to learn it."""
 
     image: Image.Image
     questions: tuple[Question, ...]
+    lessons: tuple[Question, ...] = ()
+    """Asked in training only: the steps that some of the questions take at once."""
 
 
 def seeded(*parts: object) -> random.Random:

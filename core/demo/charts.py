@@ -60,6 +60,20 @@ def by_part(
     return asked
 
 
+def lessons(
+    family: str, listed: list[int], names: list[str], colours: list[str], values: list[int]
+) -> tuple[Question, ...]:
+    """The steps from a name to its value: reading the legend from the top, and going through a part's colour."""
+    rows = ", ".join(f"{names[index]} {colours[index]}" for index in listed)
+    asked = [Question(f"{family}-legend", "List the legend.", f"{rows}.")]
+    for name, colour, value in zip(names, colours, values, strict=True):
+        asked += [
+            Question(f"{family}-steps", f"What is {name}?", f"{name} is {colour} with {value}."),
+            Question(f"{family}-named", f"What is {colour}?", f"{name} is {colour}."),
+        ]
+    return tuple(asked)
+
+
 def bar_questions(
     names: list[str], colours: list[str], values: list[int], rng: random.Random
 ) -> tuple[Question, ...]:
@@ -105,7 +119,9 @@ def bar_scene(seed: int) -> Scene:
         rng.randint(20, 90),
         [(names[i], COLOURS[colours[i]]) for i in listed],
     )
-    return Scene(image, bar_questions(names, colours, values, rng))
+    return Scene(
+        image, bar_questions(names, colours, values, rng), lessons("bar", listed, names, colours, values)
+    )
 
 
 def pie_values(rng: random.Random, count: int) -> list[int]:
@@ -168,4 +184,4 @@ def pie_scene(seed: int) -> Scene:
         rng.randint(20, 90),
         [(names[i], COLOURS[colours[i]]) for i in listed],
     )
-    return Scene(image, pie_questions(names, colours, values))
+    return Scene(image, pie_questions(names, colours, values), lessons("pie", listed, names, colours, values))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from core.demo.canvas import SIDE, seeded
+from core.demo.canvas import SIDE, Question, seeded
 from core.demo.captions import CAPTION_SIDE, caption
 from core.demo.drawing import HELD_OUT, scene
 from core.demo.texts import CAPTION, SEGMENT, Texts
@@ -26,8 +26,16 @@ CHUNK = 128
 ASKED = 8
 """Questions kept of each picture."""
 
-SHARES = {"bar": 6, "pie": 6, "plate": 4, "sign": 2, "count": 2, "shape": 3}
-"""How often each family is drawn, of 23."""
+SHARES = {"bar": 8, "pie": 8, "plate": 2, "sign": 1, "count": 1, "shape": 5}
+"""How often each family is drawn, of 25."""
+
+WEIGHTS = {
+    "bar-value": 4, "bar-colour": 3, "bar-compare": 4, "bar-legend": 3, "bar-steps": 3, "bar-named": 2,
+    "pie-value": 4, "pie-colour": 3, "pie-legend": 3, "pie-steps": 3, "pie-named": 2,
+    "shape-place": 4, "shape-beside": 4, "shape-list": 3, "shape-at": 3,
+}  # fmt: skip
+"""How often a kind is asked beside the others of its family, 1 where not named: what takes several steps is learned
+last."""
 
 _PIXELS = CHUNK * SIDE * SIDE * 3
 _SEGMENTS = CHUNK * ASKED * SEGMENT * 2
@@ -66,12 +74,13 @@ def _work(
         for row in range(CHUNK):
             drawn = scene(rng.choice(families), rng.randrange(HELD_OUT))
             pixels[row] = np.asarray(drawn.image)
-            # A picture asks many simple questions and few hard ones: every kind gets the same share.
-            kinds = sorted({question.kind for question in drawn.questions})
-            rng.shuffle(kinds)
-            by_kind = {kind: [q for q in drawn.questions if q.kind == kind] for kind in kinds}
-            for place in range(ASKED):
-                question = rng.choice(by_kind[kinds[place % len(kinds)]])
+            # A picture has many simple questions and few hard ones, so the kind is drawn before the question.
+            by_kind: dict[str, list[Question]] = {}
+            for question in (*drawn.questions, *drawn.lessons):
+                by_kind.setdefault(question.kind, []).append(question)
+            weights = [WEIGHTS.get(kind, 1) for kind in by_kind]
+            for place, kind in enumerate(rng.choices(list(by_kind), weights, k=ASKED)):
+                question = rng.choice(by_kind[kind])
                 segments[row, place], starts[row, place], counts[row, place] = texts.segment(question)
         filled.put(slot)
         number += workers

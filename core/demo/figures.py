@@ -94,4 +94,13 @@ def shape_scene(seed: int) -> Scene:
                     "shape-beside", f"What is {relation} the {shapes[known]}?", answer[0].upper() + answer[1:]
                 )
             )
-    return Scene(image, tuple(questions))
+    listed = ", ".join(f"{colour} {shape}" for shape, colour in zip(shapes, colours, strict=True))
+    lessons = [Question("shape-list", "List the shapes.", f"{listed}.")]
+    for shape, colour, place in zip(shapes, colours, PLACES, strict=True):
+        what = article(f"{colour} {shape}")
+        lessons.append(
+            Question(
+                "shape-at", f"What is at the {place}?", f"{what[0].upper()}{what[1:]} is at the {place}."
+            )
+        )
+    return Scene(image, tuple(questions), tuple(lessons))

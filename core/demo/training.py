@@ -48,7 +48,7 @@ class Plan:
     questions: int = 3
     captions: int = 96
     warmup: int = 300
-    decay_from: float = 0.35
+    decay_from: float = 0.5
     """Share of the time after which the learning rate falls linearly to zero."""
     peak: float = 1.0
     """Factor on all learning rates; lower for a warm restart."""
@@ -231,9 +231,9 @@ class Trainer:
                 examined = time.monotonic()
                 result = examine()
                 figures.exams.append((examined - begun, step, result["all"]))
-                worst = sorted((v, k) for k, v in result.items() if k != "all")[:5]
+                missed = {k: round(v, 2) for k, v in result.items() if v < 0.95 and k != "all"}
                 print(
-                    f"exam at {examined - begun:.0f} s, step {step}: {result['all']:.3f}; lowest {worst}",
+                    f"exam at {examined - begun:.0f} s, step {step}: {result['all']:.3f}; below 0.95: {missed}",
                     flush=True,
                 )
         figures.steps, figures.seconds = step, time.monotonic() - begun
