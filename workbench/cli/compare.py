@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,8 @@ from workbench.cli.session import Session, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from core.evaluation.comparison import Comparison
+    from core.evaluation.gate import Verdict
+    from core.store import Store
 
 FORMATS = ("table", "markdown", "json")
 _SAMPLE = ("levenshtein", "ratio", "jaccard", "kl", "kl_max", "top1", "psnr", "mae", "cosine", "velocity")
@@ -32,6 +34,13 @@ _SAMPLE = ("levenshtein", "ratio", "jaccard", "kl", "kl_max", "top1", "psnr", "m
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write to this file: .md with every whole output, its pictures in a folder beside it, or .json.",
 )
+@click.option(
+    "--gate",
+    "limits",
+    metavar="SCORE=LIMIT,...",
+    help="Exit with 1 unless every score keeps its limit, for example kl=0.05,top1=0.97: divergences and errors at "
+    "most, agreement, similarity and PSNR at least. The measured value is compared; its interval is printed beside it.",
+)
 @json_option
 @click.pass_obj
 def command(
@@ -41,28 +50,44 @@ def command(
     suite: str | None,
     format_: str | None,
     out: Path | None,
+    limits: str | None,
     as_json: bool,
 ) -> None:
     """Compare SECOND with FIRST, or FIRST alone with the bf16 run it was scored against.
 
     Both are numbers of runs, or names of variants or checkpoints, which stand for their newest evaluations.
     """
+    from core.errors import WorkbenchError
+    from core.evaluation import gate
     from core.evaluation.choice import pairs
     from core.evaluation.comparison import compare
 
     chosen = _format(format_, out, as_json)
+    gates = [] if limits is None else gate.parse(limits)
     store = session.open(readonly=True)
     found = pairs(store, first, second, suite) if second is not None else pairs(store, None, first, suite)
     comparisons = [compare(store, *pair) for pair in found]
+    verdicts = gate.judge(gates, comparisons)
     if out is None:
-        _print(comparisons, chosen)
-        return
+        _print(comparisons, verdicts, chosen)
+    else:
+        _write(store, comparisons, verdicts, chosen, out)
+    if verdicts and (out is not None or chosen != "json"):
+        titles, rows = gate.table(verdicts)
+        print_table(titles, rows, err=out is None and chosen == "markdown")
+    if (failed := gate.failure(verdicts)) is not None:
+        raise WorkbenchError(failed)
+
+
+def _write(
+    store: Store, comparisons: Sequence[Comparison], verdicts: Sequence[Verdict], chosen: str, out: Path
+) -> None:
     if chosen == "json":
         import json
 
         from core.files import write_text
 
-        data = [comparison.as_dict() for comparison in comparisons]
+        data = _data(comparisons, verdicts)
         write_text(out, json.dumps(data, ensure_ascii=False, indent=2) + "\n")
         written = [out]
     else:
@@ -71,6 +96,15 @@ def command(
         written = write_markdown(store, comparisons, out)
     pictures = f" and {len(written) - 1} pictures" if len(written) > 1 else ""
     click.echo(f"{out}{pictures} written", err=True)
+
+
+def _data(comparisons: Sequence[Comparison], verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """The comparisons as plain data, each with the verdicts on its suite where gates were given."""
+    data = []
+    for comparison in comparisons:
+        own = [verdict.as_dict() for verdict in verdicts if verdict.suite == comparison.first["suite"]]
+        data.append(comparison.as_dict() | ({"gates": own} if verdicts else {}))
+    return data
 
 
 def _format(given: str | None, out: Path | None, as_json: bool) -> str:
@@ -85,9 +119,9 @@ def _format(given: str | None, out: Path | None, as_json: bool) -> str:
     return "json" if out.suffix == ".json" else "markdown"
 
 
-def _print(comparisons: Sequence[Comparison], chosen: str) -> None:
+def _print(comparisons: Sequence[Comparison], verdicts: Sequence[Verdict], chosen: str) -> None:
     if chosen == "json":
-        print_json([comparison.as_dict() for comparison in comparisons])
+        print_json(_data(comparisons, verdicts))
     elif chosen == "markdown":
         from core.evaluation.report import markdown
 

@@ -58,9 +58,11 @@ def print_fields(fields: Mapping[str, Any]) -> None:
         click.echo(f"{key.ljust(width)}  {text}")
 
 
-def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()) -> None:
-    """Print aligned text; the columns titled in ``right`` align to the right."""
+def print_table(
+    titles: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = (), *, err: bool = False
+) -> None:
+    """Print aligned text, on stderr for ``err``; the columns titled in ``right`` align to the right."""
     from core.store.export import plain_table
 
     ends = set(right)
-    click.echo(plain_table(list(rows), titles, [title in ends for title in titles]), nl=False)
+    click.echo(plain_table(list(rows), titles, [title in ends for title in titles]), nl=False, err=err)

@@ -84,6 +84,53 @@ def test_compare_as_json_and_markdown(run: Any, stored: tuple[int, int], tmp_pat
     assert json.loads((tmp_path / "report.json").read_text())[0]["first"]["id"] == 1
 
 
+def test_gates_that_hold_and_gates_that_fail(run: Any, stored: tuple[int, int], tmp_path: Path) -> None:
+    code, out, err = run("compare", "demo", "demo_int4-g64", "--gate", "kl=0.25, exact=0.5")
+    assert (code, err) == (0, "")
+    assert [line.split()[-1] for line in out.splitlines()[-2:]] == ["pass", "pass"]
+    code, out, err = run("compare", "1", "2", "--gate", "kl=0.05,exact=0.5", "--json")
+    assert code == 1
+    assert err == "error: 1 of 2 gates failed: kl on set is 0.25, wanted at most 0.05\n"
+    kl, exact = json.loads(out)[0]["gates"]
+    assert kl == {
+        "suite": "set", "score": "kl", "value": 0.25, "interval": {"kl_se": 0.125}, "relation": "at most",
+        "limit": 0.05, "passed": False,
+    }  # fmt: skip
+    assert (exact["relation"], exact["passed"]) == ("at least", True)
+    # A report is written in either case, and standard output stays a document of its own.
+    code, out, err = run("compare", "1", "2", "--gate", "exact=0.9", "--out", tmp_path / "report.md")
+    assert code == 1
+    assert "FAIL" in out
+    assert (tmp_path / "report.md").is_file()
+    code, out, err = run("compare", "1", "2", "--gate", "exact=0.9", "--format", "markdown")
+    assert code == 1
+    assert "FAIL" in err
+    assert "FAIL" not in out
+
+
+@pytest.mark.parametrize(
+    ("gate", "message"),
+    [
+        ("kl", "gate 'kl': wanted score=limit, for example kl=0.05,top1=0.97"),
+        ("speed=1", "gate 'speed=1': no score 'speed'; scores are exact, truth,"),
+        ("kl=low", "gate 'kl=low': the limit is 'low', wanted a number"),
+        ("kl=nan", "gate 'kl=nan': the limit is 'nan', wanted a number"),
+        ("top1=97", "gate 'top1=97': top1 is a share, wanted a limit from 0 to 1"),
+        ("kl=1,kl=2", "gate 'kl=2': kl has a limit already"),
+        (
+            "top1=0.9",
+            "gate top1: not known of run 2 against run 1, as it was not scored against its samples;",
+        ),
+        ("psnr=30", "gate psnr: set measures no psnr; compare another suite"),
+        ("truth=0.9", "gate truth: run 2 has none, the truth of set is not known"),
+    ],
+)
+def test_gates_that_cannot_be_judged(run: Any, stored: tuple[int, int], gate: str, message: str) -> None:
+    code, out, err = run("compare", "1", "2", "--gate", gate)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
 def test_compare_mistakes(run: Any, stored: tuple[int, int]) -> None:
     code, out, err = run("compare", "demo", "demo_int5")
     assert (code, out) == (2, "")
