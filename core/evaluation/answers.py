@@ -12,9 +12,9 @@ from core.errors import CheckpointError, UsageError
 from core.evaluation import likelihood, media, statistics, text_scores
 from core.evaluation.baseline import ARTIFACTS, Baseline
 from core.evaluation.suites import UNDERSTANDING, Sample, Settings
+from core.lance.buckets import VIT_SIDE
 from core.lance.generation import Understanding, decode_text
 from core.lance.loading import Pipeline
-from core.lance.preprocess import VIT_SIDE
 from core.store import Store
 
 

@@ -1,31 +1,25 @@
-"""From pictures to pixels: reading, size buckets, centre crop, resize, normalisation."""
+"""From pictures to pixels: reading, cropping and resizing to a bucket, normalisation."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from core.errors import DataError, UsageError
-
-RATIOS = ((21, 9), (16, 9), (4, 3), (1, 1), (3, 4), (9, 16))
-"""Width to height of the size buckets, in upstream's order."""
-
-BUCKET_STRIDE = 16
-VIT_STRIDE = 28
-
-VAE_SIDE = {"image_256res": 256, "video_192p": 256, "image_512res": 512, "image_768res": 768, "video_360p": 480,
-            "video_480p": 640}  # fmt: skip
-VIT_SIDE = {"image_256res": 224, "video_192p": 224, "image_512res": 448, "image_768res": 672, "video_360p": 476,
-            "video_480p": 616}  # fmt: skip
-"""Side of the square whose area a resolution aims at, for the VAE's and the vision tower's stream."""
-
-MAX_ASPECT = 200
-"""The longest side may be this many times the shortest; Qwen2-VL's own preprocessing has the same limit."""
+from core.errors import DataError
+from core.lance.buckets import (
+    BUCKET_STRIDE,
+    VAE_SIDE,
+    VIT_SIDE,
+    VIT_STRIDE,
+    Bucket,
+    check_shape,
+    crop_box,
+    pick_bucket,
+    side,
+)
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -58,79 +52,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def check_shape(image: Image.Image) -> None:
-    """Refuse a picture too narrow to be cropped to a bucket and still show something.
-
-    Raises:
-        DataError: one side is more than 200 times the other.
-    """
-    if max(image.size) > MAX_ASPECT * min(image.size):
-        raise DataError(
-            f"an image of {image.width} x {image.height} px is too narrow: one side may be at most {MAX_ASPECT} times "
-            "the other; crop it first"
-        )
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """One target size of a resolution, in pixels."""
-
-    height: int
-    width: int
-
-
-def buckets(side: int) -> list[Bucket]:
-    """The sizes near ``side`` squared in area, one per ratio, each a multiple of 16 px.
-
-    Of the size that fixes the width first and the one that fixes the height first, the closer to the ratio is taken;
-    on a tie the closer in area.
-    """
-    found = []
-    for across, down in RATIOS:
-        ratio = across / down
-        width_first = BUCKET_STRIDE * round(math.sqrt(side * side * ratio) / BUCKET_STRIDE)
-        first = (BUCKET_STRIDE * round(width_first / ratio / BUCKET_STRIDE), width_first)
-        height_first = BUCKET_STRIDE * round(math.sqrt(side * side / ratio) / BUCKET_STRIDE)
-        second = (height_first, BUCKET_STRIDE * round(height_first * ratio / BUCKET_STRIDE))
-
-        def distance(size: tuple[int, int], ratio: float = ratio) -> tuple[float, int]:
-            return abs(size[1] / size[0] - ratio), abs(size[0] * size[1] - side * side)
-
-        height, width = min((first, second), key=distance)
-        found.append(Bucket(height, width))
-    return found
-
-
-def pick_bucket(width: int, height: int, side: int) -> Bucket:
-    """The bucket whose ratio is nearest to the picture's (the first one on ties)."""
-    return min(buckets(side), key=lambda bucket: abs(width / height - bucket.width / bucket.height))
-
-
-def crop_box(width: int, height: int, ratio: float) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the largest centred crop of the given width-to-height ratio.
-
-    Follows torchvision's RandomResizedCrop with scale 1 and a fixed ratio (offset 0 where it would draw one).
-    """
-    area = width * height
-    w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-    if 0 < w <= width and 0 < h <= height:
-        return 0, 0, w, h
-    if width / height < ratio:
-        w, h = width, round(width / ratio)
-    else:
-        w, h = round(height * ratio), height
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h
-
-
-def _side(table: dict[str, int], resolution: str) -> int:
-    if resolution not in table:
-        raise UsageError(f"{resolution}: no such resolution; known are {', '.join(table)}")
-    return table[resolution]
-
-
 def _fit(image: Image.Image, bucket: Bucket) -> numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.float32]]:
-    check_shape(image)
+    check_shape(image.size)
     box = crop_box(image.width, image.height, bucket.width / bucket.height)
     resized = image.crop(box).resize((bucket.width, bucket.height), Image.Resampling.BICUBIC)
     return numpy.asarray(resized, dtype=numpy.float32) / numpy.float32(255.0)
@@ -160,7 +83,7 @@ def vit_frames(image: Image.Image, resolution: str) -> torch.Tensor:
         UsageError: unknown resolution.
         DataError: a picture too narrow to crop.
     """
-    bucket = pick_bucket(image.width, image.height, _side(VIT_SIDE, resolution))
+    bucket = pick_bucket(image.width, image.height, side(VIT_SIDE, resolution))
     return _normalise(_centre_crop(_fit(image, bucket), VIT_STRIDE), CLIP_MEAN, CLIP_STD)[:, None]
 
 
@@ -171,7 +94,7 @@ def vae_frames(image: Image.Image, resolution: str) -> torch.Tensor:
         UsageError: unknown resolution.
         DataError: a picture too narrow to crop.
     """
-    bucket = pick_bucket(image.width, image.height, _side(VAE_SIDE, resolution))
+    bucket = pick_bucket(image.width, image.height, side(VAE_SIDE, resolution))
     return _normalise(_centre_crop(_fit(image, bucket), BUCKET_STRIDE), (0.5,) * 3, (0.5,) * 3)[:, None]
 
 

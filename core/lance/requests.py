@@ -10,8 +10,8 @@ from PIL import Image
 from core.checkpoints.describe import own_record
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError, UsageError
+from core.lance.buckets import VIT_SIDE, check_shape
 from core.lance.config import MAX_LATENT_FRAMES, MAX_LATENT_SIDE, TEMPORAL_STRIDE
-from core.lance.preprocess import VIT_SIDE, check_shape
 from core.lance.prompts import TASKS, Prompt
 from core.lance.video import Clip
 
@@ -132,7 +132,7 @@ class Request:
         # Both would be found later, but a large model would have been loaded for nothing.
         Prompt(self.instruction or "", [], self.text).render()
         for visual in self.visuals:
-            check_shape(visual if isinstance(visual, Image.Image) else visual.frames[0])
+            check_shape((visual if isinstance(visual, Image.Image) else visual.frames[0]).size)
 
 
 def target_frames(task: str, num_frames: int | None, source_frames: int = 1) -> int:

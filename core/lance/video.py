@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
-import torch
 from PIL import Image
 
 from core.errors import DataError, UsageError, WorkbenchError
 from core.files import write_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 CLIP_SECONDS = 6.0
 """A longer clip is looked at more sparsely, from its first to its last frame."""

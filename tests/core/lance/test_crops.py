@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.errors import DataError
-from core.lance.preprocess import MAX_ASPECT, VAE_SIDE, crop_box, pick_bucket, vae_frames, vit_frames
+from core.lance.buckets import MAX_ASPECT, VAE_SIDE, crop_box, pick_bucket
+from core.lance.preprocess import vae_frames, vit_frames
 
 SIDES = st.integers(1, 5000)
 
@@ -37,6 +38,9 @@ def test_both_streams_have_whole_tokens(size: tuple[int, int]) -> None:
     assert vit.shape[0] == vae.shape[0] == 3
     assert all(side and side % 28 == 0 for side in vit.shape[2:])
     assert all(side and side % 16 == 0 for side in vae.shape[2:])
+    # Grids told from the size alone are those of the pixels.
+    assert vit_grid(size, 1, "image_256res") == (1, vit.shape[2] // 28, vit.shape[3] // 28)
+    assert vae_grid(size, 5, "image_256res") == (2, vae.shape[2] // 16, vae.shape[3] // 16)
 
 
 @pytest.mark.parametrize("size", [(1, 10_000), (10_000, 1), (5, 1001)])

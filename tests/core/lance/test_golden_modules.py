@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from core.lance.buckets import VAE_SIDE, VIT_SIDE, buckets
 from core.lance.latents import TimestepEmbedder, latent_position_rows
-from core.lance.preprocess import VAE_SIDE, VIT_SIDE, buckets, read_image, vae_frames, vit_frames
+from core.lance.preprocess import read_image, vae_frames, vit_frames
 from core.lance.rotary import cos_sin, inverse_frequencies, rotate
 from core.lance.sampler import Sampling
 from core.lance.vae import MEAN, STD, VAE
