@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from kernels import decoder_ops
+
 
 class Projection(Protocol):
     """One or more linears over the same rows."""
@@ -18,6 +20,10 @@ class Projection(Protocol):
 
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
         """Write the outputs of rows x [M, K], side by side, to ``out`` [M, out_features]."""
+        ...
+
+    def swiglu(self, x: Tensor, out: Tensor) -> Tensor:
+        """Write ``silu(gate) * up`` of rows x [M, K] to ``out`` [M, out_features / 2]; the linears are gate, up."""
         ...
 
 
@@ -46,6 +52,9 @@ class FusedLinear:
             return torch.mm(x, self.weight.t(), out=out)
         return torch.addmm(self.bias, x, self.weight.t(), out=out)
 
+    def swiglu(self, x: Tensor, out: Tensor) -> Tensor:
+        return decoder_ops.swiglu(self(x, x.new_empty(x.shape[0], self.out_features)), out)
+
 
 class SeparateLinears:
     """Linears of any other kind (quantized ones), run one after another."""
@@ -59,6 +68,9 @@ class SeparateLinears:
         for module, part in zip(self.modules, out.split(self.sizes, dim=1), strict=True):
             part.copy_(module(x))
         return out
+
+    def swiglu(self, x: Tensor, out: Tensor) -> Tensor:
+        return decoder_ops.swiglu(self(x, x.new_empty(x.shape[0], self.out_features)), out)
 
 
 def project(modules: Sequence[nn.Module]) -> Projection:

@@ -116,7 +116,7 @@ class Stack:
         qkv = x.new_empty(count, width)
         queries = x.new_empty(count, self.heads, self.head_dim)
         mixed = x.new_empty(count, self.heads * self.head_dim)
-        gate_up, active = x.new_empty(count, 2 * self.middle), x.new_empty(count, self.middle)
+        active = x.new_empty(count, self.middle)
         delta = torch.empty_like(x)
         for index, (und, gen) in enumerate(self.layers):
 
@@ -134,8 +134,7 @@ class Stack:
             def finish(part: slice, e: Expert) -> None:
                 e.o(mixed[part], delta[part])
                 decoder_ops.add_rms_norm(x[part], delta[part], e.post_norm, self.eps, normed[part])
-                e.gate_up(normed[part], gate_up[part])
-                decoder_ops.swiglu(gate_up[part], active[part])
+                e.gate_up.swiglu(normed[part], active[part])
                 e.down(active[part], delta[part])
 
             rows.each(lambda s, e=und: project_in(s, e), lambda s, e=gen: project_in(s, e))  # type: ignore[misc]
