@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.errors import DataError
-from core.lance.buckets import MAX_ASPECT, VAE_SIDE, crop_box, pick_bucket
+from core.lance.buckets import MAX_ASPECT, VAE_SIDE, crop_box, pick_bucket, vae_grid, vit_grid
 from core.lance.preprocess import vae_frames, vit_frames
 
 SIDES = st.integers(1, 5000)
