@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from core.checkpoints.describe import describe, own_record
 from core.errors import CheckpointError, UsageError
 from core.files import replacing_folder
 from core.formats.compressed_tensors import quantization_config, to_tensors
-from core.formats.lance_quant import PARTS, WEIGHTS_FILE, LanceQuantFiles
+from core.formats.lance_quant import LanceQuantFiles
 from core.formats.model_card import model_card
 from core.formats.variant_folder import ShardWriter, write_companions
 from core.lance.config import LanceConfig
 from core.lance.loading import IGNORED, VISION_PREFIX, empty_lance
 from core.quantization.groups import UNTOUCHED, all_groups, target_linears
 from core.quantization.layer import LinearRecord, store_plain
+from core.quantization.scheme import Scheme
 from core.store import Store
 from core.store.manifest import versions
 
@@ -68,7 +70,8 @@ def import_variant(
 
     Args:
         store: where it is registered.
-        folder: ``awq_state_dict.safetensors`` and ``awq_meta.json``.
+        folder: ``awq_state_dict.safetensors`` and ``awq_meta.json``, or ``nvfp4_state_dict.safetensors`` and
+            ``nvfp4_meta.json``.
         checkpoint: what it was made from: sizes, tokenizer and defaults come from there.
         output: the variant's folder; None puts it beside the database.
         progress: called with (linears done, linears in all).
@@ -84,8 +87,10 @@ def import_variant(
     config = LanceConfig.from_folder(info.path)
     check_names(files, config)
     scheme = files.scheme
-    name = f"{info.name}_{RECIPE}-int{scheme.bits}-g{scheme.group_size}"
+    number = "nvfp4" if scheme.kind == "nvfp4" else f"int{scheme.bits}"
+    name = f"{info.name}_{RECIPE}-{number}-g{scheme.group_size}"
     target = output or store.data_dir / "variants" / name
+    shapes = {name: tuple(p.shape) for name, p in empty_lance(config).named_parameters()}
     groups = {linear: group.key for group in all_groups(config.num_layers) for linear in group.linears}
     packed = elements = 0
     with replacing_folder(target) as partial:
@@ -95,7 +100,7 @@ def import_variant(
             weight = files.weight(linear)
             tensors = to_tensors(linear, weight)
             packed += sum(tensor.nbytes for tensor in tensors.values())
-            elements += weight.codes.numel()
+            elements += math.prod(shapes[f"{linear}.weight"])
             writer.add(tensors)
         plain = sorted(files.others())
         for key in plain:
@@ -107,12 +112,16 @@ def import_variant(
             for linear, made in files.linears.items()
         ]
         summary = "imported from lance-quant, every code, scale and zero as it was"
+        if files.scale_error is not None:
+            summary = (
+                "imported from lance-quant, every code and E4M3 scale as it was; those scales are "
+                f"{files.scale_error:.1%} (RMS) off the bfloat16 ones that lance-quant computes with"
+            )
         write_companions(
             partial,
             info.path,
             quantization_config(scheme, list(UNTOUCHED)),
-            f'# {summary}\nname = "{RECIPE}"\n[format]\nbits = {scheme.bits}\ngroup = {scheme.group_size}\n'
-            "symmetric = false\n",
+            _recipe_text(scheme, summary),
             {
                 "name": name,
                 "source_path": str(info.path),
@@ -124,7 +133,7 @@ def import_variant(
                 "bits": bits,
                 "size_bytes": written.size_bytes,
                 "calibration": None,
-                "tensors": {"read": len(plain) + len(PARTS) * len(records), "quantized": len(records)},
+                "tensors": {"read": len(plain) + len(files.parts) * len(records), "quantized": len(records)},
                 "files": written.files,
                 "versions": {key: versions()[key] for key in ("lance-workbench", "torch", "safetensors")},
                 "linears": records,
@@ -151,7 +160,7 @@ def import_variant(
         bits=bits,
         size_bytes=written.size_bytes,
         fingerprint=describe(target).fingerprint,
-        details={"scheme": scheme.to_json(), "imported_from": str(files.folder / WEIGHTS_FILE)},
+        details={"scheme": scheme.to_json(), "imported_from": str(files.weights_file)},
     )
     return {
         "variant": name,
@@ -160,4 +169,13 @@ def import_variant(
         "size_bytes": written.size_bytes,
         "bits_per_weight": bits,
         "linears": len(records),
+        "scale_error": files.scale_error,
     }
+
+
+def _recipe_text(scheme: Scheme, summary: str) -> str:
+    """The format as a recipe writes it."""
+    lines = ['type = "nvfp4"']
+    if scheme.kind == "int":
+        lines = [f"bits = {scheme.bits}", f"group = {scheme.group_size}", "symmetric = false"]
+    return "\n".join([f"# {summary}", f'name = "{RECIPE}"', "[format]", *lines, ""])

@@ -99,7 +99,8 @@ def import_folder(
 ) -> None:
     """Make a variant of a FOLDER of lance-quant's; no number of it changes.
 
-    FOLDER holds awq_state_dict.safetensors and awq_meta.json, in four or five bits.
+    FOLDER holds awq_state_dict.safetensors and awq_meta.json, in four or five bits, or nvfp4_state_dict.safetensors
+    and nvfp4_meta.json. Of the two copies of its scales that an NVFP4 file has, the E4M3 one is taken.
     """
     from core.quantization.importing import import_variant
 
