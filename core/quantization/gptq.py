@@ -16,17 +16,29 @@ from torch import Tensor
 
 from core.errors import WorkbenchError
 
+try:
+    from kernels import rounding as kernels
+except ImportError:
+    kernels = None  # type: ignore[assignment]
+
 BLOCK = 128
 """Columns whose effect on the columns behind them is collected before it is applied."""
 
 MAX_DAMPING = 10.0
 
-MATRICES = 6
+MATRICES = 5
 """Matrices [K, K] of float32 that are held at once while the factor is computed."""
+
+CHUNK = 1024
+"""Rows of a sample whose products are added up at once."""
 
 
 class Grid(Protocol):
     """Fixed scales; rounds single columns exactly as whole weights."""
+
+    def columns(self) -> kernels.Columns:
+        """The same grid for the kernel that rounds blocks of columns."""
+        ...
 
     def nearest(self, weight: Tensor, column: int) -> Tensor:
         """What column ``column`` becomes if it holds ``weight`` float32 [N]."""
@@ -66,18 +78,22 @@ class Curvature:
         if rows.shape[0] < 2 or total <= 0:
             return cls(torch.diag(mean_sq), 1.0)
         share = weight / total
-        weighed = rows * share.sqrt().unsqueeze(-1)
-        moments = weighed.t() @ weighed
+        moments = rows.new_zeros(rows.shape[1], rows.shape[1])
+        lengths = torch.zeros((), dtype=torch.float64, device=rows.device)
+        for part, counts in zip(rows.split(CHUNK), share.split(CHUNK), strict=True):
+            weighed = part * counts.sqrt().unsqueeze(-1)
+            moments.addmm_(weighed.t(), weighed)
+            squares = weighed.square_().double()
+            lengths += squares.sum(-1).square().sum() - squares.square_().sum()
         diagonal = moments.diagonal().clone()
-        across = float(moments.square().sum(dtype=torch.float64) - diagonal.square().sum(dtype=torch.float64))
-        squares = weighed.double().square()
-        lengths = squares.sum(-1).square().sum() - squares.square().sum()
+        across = float(sum(part.square().sum(dtype=torch.float64) for part in moments.split(CHUNK)))
+        across -= float(diagonal.square().sum(dtype=torch.float64))
         variance = float(lengths) - float(share.double().square().sum()) * across
         shrinkage = min(1.0, max(0.0, variance / across)) if across > 0 else 1.0
         # Scaled to the mean squares of all tokens, so that correlations stay what the sample says.
         ratio = (mean_sq / diagonal.clamp(min=1e-30)).sqrt()
         ratio = torch.where(diagonal > 0, ratio, torch.zeros_like(ratio))
-        moments *= (1 - shrinkage) * ratio.unsqueeze(0) * ratio.unsqueeze(1)
+        moments.mul_(ratio.unsqueeze(0) * (1 - shrinkage)).mul_(ratio.unsqueeze(1))
         moments.diagonal().copy_(mean_sq)
         return cls(moments, shrinkage)
 
@@ -98,14 +114,20 @@ def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
     Raises:
         WorkbenchError: no damping up to ten times the mean diagonal helps.
     """
-    mean = float(hessian.diagonal().mean())
+    mean = hessian.diagonal().mean()
+    damped = hessian.flip(0, 1)
+    added = 0.0
     while damping <= MAX_DAMPING:
-        damped = hessian.flip(0, 1)
-        damped.diagonal().add_(damping * mean)
+        damped.diagonal().add_((damping - added) * mean)
+        added = damping
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not int(failed.item()) and bool(lower.diagonal().isfinite().all()):
+            # Two matrices less while the inverse is formed: these are what bounds the device's memory.
+            del damped
             eye = torch.eye(lower.shape[0], dtype=lower.dtype, device=lower.device)
-            return torch.linalg.solve_triangular(lower, eye, upper=False).flip(0, 1), damping
+            inverse = torch.linalg.solve_triangular(lower, eye, upper=False)
+            del lower, eye
+            return inverse.flip(0, 1), damping
         damping *= 10
     raise WorkbenchError(
         f"second moments {list(hessian.shape)} cannot be factorised even with {MAX_DAMPING:g} times their mean "
@@ -130,13 +152,24 @@ def compensate(weight: Tensor, hessian: Tensor, grid: Grid, damping: float = 0.0
     order = diagonal.argsort(descending=True, stable=True)
     permuted = hessian[order][:, order]
     dead = permuted.diagonal() <= 0
-    permuted[dead, :] = 0
-    permuted[:, dead] = 0
-    permuted.diagonal()[dead] = float(diagonal.mean()) or 1.0
+    permuted.masked_fill_(dead.unsqueeze(0), 0).masked_fill_(dead.unsqueeze(1), 0)
+    filling = torch.where(diagonal.mean() > 0, diagonal.mean(), torch.ones_like(diagonal[0]))
+    permuted.diagonal().copy_(torch.where(dead, filling, permuted.diagonal()))
     factor, used = inverse_factor(permuted, damping)
-    columns = order.tolist()
+    del permuted
     work = weight[:, order].t().contiguous()
-    rounded_from = torch.empty_like(work)
+    if work.is_cuda and kernels is not None:
+        _by_kernel(work, factor, order, grid)
+    else:
+        _by_columns(work, factor, order, grid)
+    result = torch.empty_like(weight)
+    result[:, order] = work.t()
+    return Compensated(result, used)
+
+
+def _by_columns(work: Tensor, factor: Tensor, order: Tensor, grid: Grid) -> None:
+    """Turn the columns of a weight, rows of ``work`` [K, N], into what is rounded to nearest, in their order."""
+    columns = order.tolist()
     count = work.shape[0]
     for start in range(0, count, BLOCK):
         stop = min(start + BLOCK, count)
@@ -145,13 +178,21 @@ def compensate(weight: Tensor, hessian: Tensor, grid: Grid, damping: float = 0.0
         inside = factor[start:stop, start:stop]
         for i in range(stop - start):
             column = block[i]
-            rounded_from[start + i] = column
             error = (column - grid.nearest(column, columns[start + i])) / inside[i, i]
             errors[i] = error
             if i + 1 < stop - start:
                 block[i + 1 :] -= inside[i, i + 1 :].unsqueeze(-1) * error
         if stop < count:
             work[stop:] -= factor[start:stop, stop:].t() @ errors
-    result = torch.empty_like(weight)
-    result[:, order] = rounded_from.t()
-    return Compensated(result, used)
+
+
+def _by_kernel(work: Tensor, factor: Tensor, order: Tensor, grid: Grid) -> None:
+    """As ``_by_columns``, a block of columns a launch."""
+    columns, factor = grid.columns(), factor.contiguous()
+    groups = (order // (len(order) // len(columns.scale))).int()
+    count = work.shape[0]
+    for start in range(0, count, BLOCK):
+        stop = min(start + BLOCK, count)
+        errors = kernels.compensate_block(work, factor, groups, columns, start, stop, BLOCK)
+        if stop < count:
+            work[stop:].addmm_(factor[start:stop, stop:].t(), errors, alpha=-1)

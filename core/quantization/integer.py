@@ -16,6 +16,11 @@ from torch import Tensor
 from core.quantization.scheme import Scheme
 from kernels.reference import dequantize
 
+try:
+    from kernels import rounding as kernels
+except ImportError:
+    kernels = None  # type: ignore[assignment]
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -61,6 +66,12 @@ class IntegerGrid:
             steps = steps - self.zero[:, group]
         # The product is rounded once to the scales' dtype, as kernels.reference does.
         return (steps.to(self.scale.dtype) * self.scale[:, group]).float()
+
+    def columns(self) -> kernels.Columns:
+        """The same grid for the kernel that rounds blocks of columns; scales must be bfloat16."""
+        zero = None if self.zero is None else self.zero.t().float().contiguous()
+        scale = self.scale.t().float().contiguous()
+        return kernels.Columns(scale, zero, None, self.scheme.code_min, self.scheme.code_max)
 
     def _codes(self, weight: Tensor, groups: int | slice, spread: int) -> Tensor:
         """Codes as float32 of ``weight``: [N] of one group, or [N, G, g] of all with ``spread`` 1."""
@@ -124,14 +135,20 @@ def searched_grid(
         scheme: the stored format.
         scale_dtype: dtype of the scales.
     """
-    h = importance.clamp(min=float(importance.mean()) * 1e-6 + 1e-30).view(-1, scheme.group_size)
+    h = importance.clamp(min=importance.mean() * 1e-6 + 1e-30).view(-1, scheme.group_size)
+    sides = (
+        [(share, share) for share in SHARES] if scheme.symmetric else [(a, b) for a in SIDES for b in SIDES]
+    )
+    if weight.is_cuda and kernels is not None and kernels.fits(scheme.group_size):
+        shares = torch.tensor(sides, device=weight.device)
+        found = kernels.search_integers(
+            weight.contiguous(), h, shares, scheme.code_min, scheme.code_max, scheme.symmetric, REFITS
+        )
+        return IntegerGrid(*found, scheme)
     groups = weight.unflatten(-1, (-1, scheme.group_size))
     low, high = limits(weight, scheme)
     best = grid_of(low, high, scheme, scale_dtype)
     error = _error(best, groups, h)
-    sides = (
-        [(share, share) for share in SHARES] if scheme.symmetric else [(a, b) for a in SIDES for b in SIDES]
-    )
     for below, above in sides[1:]:
         best, error = _better(best, error, grid_of(low * below, high * above, scheme, scale_dtype), groups, h)
     for _ in range(REFITS):

@@ -8,7 +8,6 @@ runtimes fuse (q, k, v; gate, up) are stacked before they come here and so share
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +17,11 @@ from torch import Tensor
 from core.quantization.scheme import NVFP4, Scheme
 from kernels.nvfp4 import GROUP, MAGNITUDES, dequantize_nvfp4
 
+try:
+    from kernels import rounding as kernels
+except ImportError:
+    kernels = None  # type: ignore[assignment]
+
 GREATEST_CODE = MAGNITUDES[-1]
 GREATEST_SCALE = 448.0
 """Of E4M3, byte 0x7E."""
@@ -25,7 +29,7 @@ GREATEST_SCALE = 448.0
 HEADROOM = 4.0
 """The group with the greatest weight can still have its scale fitted to this code instead of the greatest."""
 
-OFFSETS = tuple(range(-6, 9))
+OFFSETS = range(-6, 9)
 """Steps of E4M3 around ``greatest weight / 6`` that are tried: 0.7 times to twice it. Four Over Six (arXiv
 2512.02010) is the choice between two of them, 1 and 1.5 times."""
 
@@ -71,8 +75,9 @@ class Nvfp4Grid:
     def encode(self, weight: Tensor) -> Nvfp4Quantized:
         """Round float32 ``weight`` [N, K] to the nearest code of each group's scale."""
         values = nearest_codes(self._steps(weight).flatten(-2))
-        edges = torch.tensor([(a + b) / 2 for a, b in itertools.pairwise(MAGNITUDES)])
-        index = torch.bucketize(values.abs(), edges.to(values.device)).to(torch.uint8)
+        size = values.abs()
+        # Magnitudes 0, 0.5 .. 2 are in steps of a half, 2 .. 4 of one, then there is 6.
+        index = torch.where(size < 2, 2 * size, torch.where(size < 6, size + 2, 7.0)).to(torch.uint8)
         codes = index | (values < 0).to(torch.uint8) << 3
         packed = codes[:, 0::2] | codes[:, 1::2] << 4
         return Nvfp4Quantized(packed.contiguous(), self.scale.to(torch.float8_e4m3fn), self.global_scale)
@@ -81,6 +86,10 @@ class Nvfp4Grid:
         """What column ``column`` becomes if it holds ``weight`` float32 [N]: ``encode`` and ``dequantize`` of it."""
         scale = self.scale[:, column // GROUP]
         return nearest_codes(weight * self.global_scale / scale) * scale / self.global_scale
+
+    def columns(self) -> kernels.Columns:
+        """The same grid for the kernel that rounds blocks of columns."""
+        return kernels.Columns(self.scale.t().contiguous(), None, self.global_scale, 0, 0)
 
     def error(self, weight: Tensor, h: Tensor) -> Tensor:
         """Squared error of each group [N, K/16] where column j counts ``h[j]``; ``h`` float32 [K/16, 16]."""
@@ -121,9 +130,12 @@ def searched_grid(weight: Tensor, importance: Tensor) -> Nvfp4Grid:
         weight: float32 [N, K].
         importance: float32 [K], not negative: the mean square of what each column multiplies.
     """
-    h = importance.clamp(min=float(importance.mean()) * 1e-6 + 1e-30).view(-1, GROUP)
+    h = importance.clamp(min=importance.mean() * 1e-6 + 1e-30).view(-1, GROUP)
     plain = plain_grid(weight)
     first = _bytes(plain.scale)
+    if weight.is_cuda and kernels is not None:
+        found = kernels.search_nvfp4(weight.contiguous(), h, first, plain.global_scale, OFFSETS)
+        return replace(plain, scale=found)
     best, error = plain.scale, plain.error(weight, h)
     for offset in OFFSETS:
         scale = _scales((first + offset).clamp(_ONE_BYTE, _LAST_BYTE))
