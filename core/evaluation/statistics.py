@@ -35,14 +35,18 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> Proportion:
     """
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"{successes} of {trials} is no proportion")
+    return _wilson(successes / trials, trials, confidence)
+
+
+def _wilson(share: float, trials: float, confidence: float) -> Proportion:
+    """The interval of a ``share`` of so many independent trials, which need not be a whole number."""
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share = successes / trials
     denominator = 1 + z * z / trials
     centre = (share + z * z / (2 * trials)) / denominator
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / denominator
     # The bounds are exact at 0 and 1; rounding would leave 1e-17 there.
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == trials else min(1.0, centre + half)
+    low = 0.0 if share == 0 else max(0.0, centre - half)
+    high = 1.0 if share == 1 else min(1.0, centre + half)
     return Proportion(share, low, high)
 
 
@@ -56,6 +60,40 @@ def mean(values: Sequence[float]) -> Mean:
         return Mean(centre, None)
     variance = math.fsum((value - centre) ** 2 for value in values) / (count - 1)
     return Mean(centre, math.sqrt(variance / count))
+
+
+def clustered_mean(sums: Sequence[float], counts: Sequence[int]) -> Mean:
+    """The mean over all tokens of clusters of tokens, with the standard error of a ratio of cluster totals.
+
+    Tokens of a cluster depend on each other, so clusters are what varies independently (Cochran, Sampling
+    Techniques, section 6.3): s^2 = n / (n - 1) * sum (sum_i - mean * count_i)^2 / (sum count)^2.
+
+    Args:
+        sums: total of each cluster.
+        counts: tokens of each cluster, at least one.
+    """
+    if len(sums) != len(counts) or not sums or min(counts) < 1:
+        raise ValueError(f"{len(sums)} totals and {len(counts)} counts are no clusters")
+    total = sum(counts)
+    centre = math.fsum(sums) / total
+    clusters = len(sums)
+    if clusters == 1:
+        return Mean(centre, None)
+    squares = math.fsum((part - centre * count) ** 2 for part, count in zip(sums, counts, strict=True))
+    return Mean(centre, math.sqrt(clusters / (clusters - 1) * squares) / total)
+
+
+def clustered_proportion(successes: Sequence[int], counts: Sequence[int]) -> Proportion:
+    """A proportion over all tokens of clusters with the Wilson interval of as many independent tokens as have its
+    clustered error (Korn and Graubard 1998); never of more than there are.
+    """
+    share = clustered_mean(successes, counts)
+    total = sum(counts)
+    spread = share.value * (1 - share.value)
+    if not share.error or not spread:
+        return wilson(sum(successes), total)
+    effective = min(float(total), spread / share.error**2)
+    return _wilson(share.value, effective, 0.95)
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Mean:
