@@ -10,20 +10,30 @@ import dataclasses
 import itertools
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.errors import UsageError
 from core.files import sha256_text
+from core.quantization import widths
 from core.quantization.scheme import KINDS as FORMATS
 from core.quantization.scheme import NVFP4, Scheme
+from core.quantization.tables import Tables
+from core.quantization.widths import Mixed, Width
+
+if TYPE_CHECKING:
+    from core.quantization.groups import LinearGroup
 
 FOLDER = Path(__file__).parent / "recipes"
 """Where the ready recipes lie."""
 
 FOLDABLE = ("qkv", "gate_up", "down")
 """Groups of linears whose input can be scaled exactly."""
+
+_WIDTHS = re.compile(r"(?ms)^\[widths\].*?(?=^\[|\Z)")
+"""The table of widths in a recipe's text."""
 
 _GROUP = re.compile(r"(?ms)^(\[format\].*?^\s*group\s*=\s*)\d+")
 
@@ -100,11 +110,25 @@ class Recipe:
     """Formats of ``head`` and ``embedding``, where they are quantized too: smaller, but no runtime except the
     workbench's reads it.
     """
+    widths: tuple[Width, ...] = ()
+    """Groups of linears that have another width than the format's."""
+    mixed: Mixed | None = None
+    """What the widths of all groups that ``widths`` leaves open are chosen from."""
+
+    def scheme_of(self, group: LinearGroup) -> Scheme:
+        """The format of a group of linears.
+
+        Raises:
+            UsageError: its linears would get two.
+        """
+        return widths.scheme_of(group, self.scheme, self.widths, self.name) if self.widths else self.scheme
 
     @property
     def needs_calibration(self) -> bool:
         """Whether a step looks at activations."""
-        return any(not isinstance(step, RangesStep) or step.weighed for step in self.steps)
+        return self.mixed is not None or any(
+            not isinstance(step, RangesStep) or step.weighed for step in self.steps
+        )
 
     def step_of(self, group: str) -> AwqStep | None:
         """The step that scales this kind of group, if one does."""
@@ -147,6 +171,13 @@ class Recipe:
         text = _GROUP.sub(rf"\g<1>{group}", self.text, count=1)
         return dataclasses.replace(self, scheme=scheme, text=text)
 
+    def with_widths(self, chosen: Mapping[str, int]) -> Recipe:
+        """The same with widths for the groups of these keys; its text has them, and so leaves nothing to choose."""
+        kept = (*self.widths, *(Width(key, bits) for key, bits in chosen.items()))
+        lines = "".join(f'"{width.pattern}" = {width.bits}\n' for width in kept)
+        text = f"{_WIDTHS.sub('', self.text).rstrip()}\n\n[widths]\n{lines}"
+        return dataclasses.replace(self, widths=kept, text=text)
+
     def to_json(self) -> dict[str, Any]:
         """As plain data, for records and ``recipes show --json``."""
         return {
@@ -154,6 +185,8 @@ class Recipe:
             "summary": self.summary,
             "format": self.scheme.to_json(),
             "outer": {name: scheme.to_json() for name, scheme in self.outer.items()},
+            "widths": {width.pattern: width.bits for width in self.widths},
+            "mixed": None if self.mixed is None else dataclasses.asdict(self.mixed),
             "steps": [{"kind": _kind(step)} | dataclasses.asdict(step) for step in self.steps],
             "calibration": {
                 "min_tokens": self.min_tokens,
@@ -193,14 +226,13 @@ def load(name: str) -> Recipe:
     return _Reader(path).recipe(content, text)
 
 
-class _Reader:
+class _Reader(Tables):
     """Turns a parsed recipe into data, naming file and key of whatever does not fit."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
     def recipe(self, content: dict[str, Any], text: str) -> Recipe:
-        top = self.table(content, "", ("name", "summary", "format", *OUTER, "calibration", "steps"))
+        top = self.table(
+            content, "", ("name", "summary", "format", *OUTER, "mixed", "widths", "calibration", "steps")
+        )
         form = self.table(top.get("format"), "format", ("type", "bits", "group", "symmetric"))
         outer = {
             key: self.integers(self.table(top[key], key, ("bits", "group", "symmetric")), key)
@@ -236,6 +268,8 @@ class _Reader:
             role_weights=self.weights(use.get("weights", {})),
             text=text,
             outer=outer,
+            widths=widths.read_widths(self, top.get("widths", {}), scheme),
+            mixed=widths.read_mixed(self, top["mixed"], scheme) if "mixed" in top else None,
         )
 
     def scheme(self, form: dict[str, Any]) -> Scheme:
@@ -312,28 +346,3 @@ class _Reader:
                     raise UsageError(f"{self.path}: {key}.{role} is {weight!r}, wanted a number from 0 on")
                 found[expert][role] = float(weight)
         return found
-
-    def table(self, content: Any, key: str, allowed: tuple[str, ...]) -> dict[str, Any]:
-        if not isinstance(content, dict):
-            raise UsageError(f"{self.path}: {key} is {'missing' if content is None else 'no table'}")
-        for name in content:
-            if name not in allowed:
-                where = f"{key}.{name}" if key else name
-                raise UsageError(f"{self.path}: unknown key {where}; there are {', '.join(allowed)}")
-        return content
-
-    def value(self, table: dict[str, Any], key: str, kind: type, default: Any = None) -> Any:
-        found = table.get(key.rpartition(".")[2], default)
-        if found is None:
-            raise UsageError(f"{self.path}: {key} is missing")
-        if not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
-            raise UsageError(f"{self.path}: {key} is {found!r}, wanted {_WORDS[kind]}")
-        return found
-
-    def known(self, key: str, found: Any, allowed: tuple[str, ...]) -> None:
-        for item in found:
-            if item not in allowed:
-                raise UsageError(f"{self.path}: {key} has {item!r}; there are {', '.join(allowed)}")
-
-
-_WORDS = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", list: "a list"}

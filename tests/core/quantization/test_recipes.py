@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from core.errors import UsageError
 from core.quantization import recipe as recipes
+from core.quantization import widths
+from core.quantization.groups import LinearGroup
 
 GOOD = recipes.load("int4-awq").text
 
@@ -62,6 +65,99 @@ def test_nvfp4_has_a_group_of_its_own_and_needs_no_calibration() -> None:
     assert recipe.with_group(16) == recipe
     with pytest.raises(UsageError, match="nvfp4 has four bits and groups of 16"):
         recipe.with_group(32)
+
+
+def group(kind: str, *linears: str, layer: int = 0, expert: str = "und") -> Any:
+    names = tuple(f"model.layers.{layer}.x.{linear}" + "_moe_gen" * (expert == "gen") for linear in linears)
+    return LinearGroup(layer, expert, kind, names, None, None)  # type: ignore[arg-type]
+
+
+GROUPS = [
+    group("qkv", "q_proj", "k_proj", "v_proj", layer=layer, expert=expert)
+    for layer in (0, 1)
+    for expert in ("und", "gen")
+] + [group("down", "down_proj", layer=layer) for layer in (0, 1)]
+
+
+def written(tmp_path: Path, tables: str) -> recipes.Recipe:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD.replace("[format]", f"{tables}\n[format]", 1))
+    return recipes.load(str(path))
+
+
+def test_groups_of_linears_may_have_widths_of_their_own(tmp_path: Path) -> None:
+    recipe = written(
+        tmp_path, '[widths]\n"layers.*.und.qkv" = 6\n"layers.1.*" = 5\n"layers.0.und.down_proj" = 8'
+    )
+    widths.check(GROUPS, recipe.scheme, recipe.widths, recipe.name)
+    # The last pattern that matches counts; group and signs are the format's.
+    assert [recipe.scheme_of(found).label for found in GROUPS] == [
+        "int6 asym g128", "int4 asym g128", "int5 asym g128", "int5 asym g128", "int8 asym g128", "int5 asym g128"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        (
+            '"layers.0.und.v_proj" = 8',
+            r"recipe int4-awq asks q_proj, k_proj in 4 bits and v_proj in 8 bits in layers\.0\.und\.qkv: linears "
+            r'that share an input are fused and take one format; .*"layers\.0\.und\.qkv" = 8',
+        ),
+        (
+            '"layers.7.*" = 8',
+            r'widths\."layers\.7\.\*" matches no group of this checkpoint; .* layers\.0\.und\.qkv to',
+        ),
+    ],
+)
+def test_two_formats_in_a_fused_group_and_idle_patterns_are_refused(
+    tmp_path: Path, tables: str, message: str
+) -> None:
+    recipe = written(tmp_path, f"[widths]\n{tables}")
+    with pytest.raises(UsageError, match=message):
+        widths.check(GROUPS, recipe.scheme, recipe.widths, recipe.name)
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ('[widths]\n"layers.0.*" = 9', r'widths\."layers\.0\.\*" has 9, wanted 2 to 8 bits'),
+        ("widths = 3", r"widths is no table"),
+        (
+            "[mixed]\nbits = [4, 3]\nbudget = 4.25",
+            r"mixed\.bits is \[4, 3\], wanted two widths or more, ascending",
+        ),
+        ("[mixed]\nbits = [3, 4]", r"mixed wants either budget .* or budget_bytes"),
+        ("[mixed]\nbits = [3, 4]\nbudget = 4\nbudget_bytes = 4", r"mixed wants either budget"),
+        ("[mixed]\nbits = [3, 4]\nbudget = 0", r"mixed\.budget is 0, wanted bits a weight"),
+        ("[mixed]\nbits = [3, true]\nbudget = 4", r"mixed\.bits has True, wanted 2 to 8 bits"),
+        (
+            "[mixed]\nbit = [3, 4]\nbudget = 4",
+            r"unknown key mixed\.bit; there are bits, budget, budget_bytes",
+        ),
+    ],
+)
+def test_widths_that_are_not_understood(tmp_path: Path, tables: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        written(tmp_path, tables)
+
+
+def test_chosen_widths_are_written_into_the_recipe(tmp_path: Path) -> None:
+    recipe = written(
+        tmp_path, '[mixed]\nbits = [3, 4, 6]\nbudget = 4.25\n[widths]\n"layers.0.und.down" = 6\n'
+    )
+    assert recipe.mixed is not None
+    assert recipe.mixed.allowance(800) == 425
+    assert recipe.needs_calibration
+    open_groups = [found for found in GROUPS if not widths.pinned(found, recipe.widths)]
+    assert open_groups == [*GROUPS[:4], GROUPS[5]]
+    chosen = recipe.with_widths({found.key: 3 for found in open_groups})
+    path = tmp_path / "chosen.toml"
+    path.write_text(chosen.text)
+    again = recipes.load(str(path))
+    assert again == chosen
+    assert all(widths.pinned(found, again.widths) for found in GROUPS)
+    assert [again.scheme_of(found).bits for found in GROUPS] == [3, 3, 3, 3, 6, 3]
 
 
 def test_an_unknown_recipe_lists_what_there_is() -> None:
