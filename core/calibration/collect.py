@@ -1,9 +1,9 @@
 """Running samples through a loaded Lance while the target linears are observed.
 
 Answers are the model's own greedy ones, decoded token by token as in use: what is quantized has to reproduce
-them, and on them it is compared. Pictures run the whole schedule with both guidance branches, so every
-timestep the model will meet is seen; each timestep gives the same number of noisy rows, guided or not. The
-VAE is not needed.
+them, and on them it is compared. Pictures and clips run the whole schedule with both guidance branches, so
+every timestep the model will meet is seen; each timestep gives the same number of rows of the target, guided
+or not. The VAE encodes the sources of edits and first frames; nothing is decoded.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import torch
 
 from core.calibration.observers import Observer, Share
 from core.calibration.statistics import Statistics
-from core.evaluation.suites import UNDERSTANDING, Sample, Settings
-from core.lance.generation import answer, drawing, start_noise
+from core.evaluation import requests
+from core.evaluation.suites import ANSWERING, Sample, Settings
 from core.lance.loading import Pipeline
 from core.lance.sampler import Sampling, sample
+from core.lance.tasks import Scene
 
 NOISY_ROWS = 64
-"""Noisy rows taken of each picture at each timestep, guidance branches together."""
+"""Rows taken of each picture or clip at each timestep, guidance branches together."""
 
 
 def stratified(sampling: Sampling, tokens: int, rows: int = NOISY_ROWS) -> Share:
@@ -49,30 +50,23 @@ def collect_statistics(
         for index, item in enumerate(samples):
             progress(index, len(samples), f"{item.task} {item.key}")
             observer.task = item.task
-            if item.task == UNDERSTANDING:
-                answer(
-                    pipeline,
-                    item.images(),
-                    item.question,
-                    item.instruction,
-                    settings.max_new_tokens,
-                    settings.resolution,
-                )
+            asked = requests.request(item, settings)
+            if item.task in ANSWERING:
+                for _ in requests.question(pipeline, item, asked).steps(settings.max_new_tokens):
+                    pass
             else:
-                _draw(pipeline, item, settings, observer)
+                _draw(requests.scene(pipeline, asked), settings, observer)
         progress(len(samples), len(samples), "")
     return observer.timesteps
 
 
-def _draw(pipeline: Pipeline, item: Sample, settings: Settings, observer: Observer) -> None:
+def _draw(scene: Scene, settings: Settings, observer: Observer) -> None:
     sampling = Sampling(
         num_steps=settings.num_steps,
         timestep_shift=settings.timestep_shift,
         cfg_text_scale=settings.cfg_text_scale,
     )
-    reader = drawing(pipeline, item.prompt, settings.height, settings.width)
-    block = reader.packed.target.block
-    assert block is not None
-    observer.share = stratified(sampling, block.tokens)
-    noise = start_noise(block.tokens, item.seed).to(pipeline.device)
-    sample(noise, reader.velocities, sampling)
+    drawing = scene.drawing
+    observer.share = stratified(sampling, len(scene.start))
+    start = scene.start.to(drawing.conditional.model.device)
+    sample(start, drawing.velocities, sampling, fixed=drawing.fixed)

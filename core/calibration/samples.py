@@ -12,7 +12,8 @@ from typing import Any
 from core.demo import NAME as DEMO
 from core.errors import UsageError
 from core.evaluation import suites
-from core.evaluation.suites import GENERATION, TASKS, DrawnPicture, Sample
+from core.evaluation.suites import GENERATION, TASKS, Sample
+from core.evaluation.visuals import DrawnPicture
 from core.files import sha256_text
 from core.lance.prompts import INSTRUCTION_IMAGE
 

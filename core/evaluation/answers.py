@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from core.errors import CheckpointError, UsageError
-from core.evaluation import likelihood, media, statistics, text_scores
-from core.evaluation.baseline import ARTIFACTS, Baseline
-from core.evaluation.suites import UNDERSTANDING, Sample, Settings
+from core.evaluation import likelihood, media, requests, statistics, text_scores
+from core.evaluation.baseline import LIKELIHOOD, Baseline
+from core.evaluation.suites import Sample, Settings
 from core.lance.buckets import VIT_SIDE
 from core.lance.generation import Understanding, decode_text
 from core.lance.loading import Pipeline
@@ -29,7 +29,7 @@ def check_resolution(name: str) -> None:
 
 
 class AnswerExaminer:
-    """Runs x2t_image samples one after the other and gathers their scores.
+    """Runs samples of a task that answers one after the other and gathers their scores.
 
     Without a baseline only the truth is scored, and the log-probabilities of the given answers are kept for
     others to be scored against.
@@ -53,11 +53,9 @@ class AnswerExaminer:
     @torch.inference_mode()
     def examine(self, index: int, sample: Sample) -> dict[str, Any]:
         """Answer and score one sample; the columns of its output."""
-        images = sample.images()
+        asked = requests.request(sample, self.settings)
         started = time.perf_counter()
-        read = Understanding.of_images(
-            self.pipeline, images, sample.question, sample.instruction, self.settings.resolution
-        )
+        read = requests.question(self.pipeline, sample, asked)
         prompt_rows = read.context.cache.length
         tokens = [token for token, _ in read.steps(self.settings.max_new_tokens)]
         text = decode_text(self.pipeline, tokens)
@@ -69,7 +67,7 @@ class AnswerExaminer:
             "question": sample.question,
             "instruction": sample.instruction,
             "expected": sample.expected,
-            "input_media": media.add_preview(self.store, images),
+            "input_media": media.add_preview(self.store, asked.visuals if asked else []),
             "text": text,
             "tokens": tokens,
             "seconds": seconds,
@@ -149,4 +147,4 @@ class AnswerExaminer:
     def save(self, folder: Path) -> None:
         """Keep what others are scored against in ``folder``."""
         if self.keep:
-            likelihood.save(folder / ARTIFACTS[UNDERSTANDING], self.kept)
+            likelihood.save(folder / LIKELIHOOD, self.kept)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import DataError, UsageError
-from core.evaluation.suites import GENERATION, UNDERSTANDING, Sample
+from core.evaluation.suites import ANSWERING, Sample
 from core.store import Store
 
-ARTIFACTS = {UNDERSTANDING: "likelihood.safetensors", GENERATION: "trajectory.safetensors"}
-"""What a bf16 evaluation of each task keeps beside the database for others to be scored against."""
+LIKELIHOOD, TRAJECTORY = "likelihood.safetensors", "trajectory.safetensors"
+"""What a bf16 evaluation of a task that answers, or of one that draws, keeps beside the database for others to be
+scored against."""
 
 BF16 = "bf16"
 """The recipe of the source checkpoint's own runs."""
@@ -33,7 +34,8 @@ class Baseline:
     @property
     def artifact(self) -> Path:
         """The file of log-probabilities or trajectories."""
-        return run_folder(self.store, self.run["id"]) / ARTIFACTS[self.run["task"]]
+        kept = LIKELIHOOD if self.run["task"] in ANSWERING else TRAJECTORY
+        return run_folder(self.store, self.run["id"]) / kept
 
     @cached_property
     def _outputs(self) -> dict[int, dict[str, Any]]:

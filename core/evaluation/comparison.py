@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from core.errors import UsageError
 from core.evaluation import statistics, text_scores
-from core.evaluation.suites import GENERATION
+from core.evaluation.suites import ANSWERING
 from core.store import Store
 
 _TOKENS = (
@@ -49,7 +49,7 @@ class Pair:
     @property
     def differs(self) -> bool:
         """Whether the second output is not the first one, to the character or the pixel."""
-        if self.first["task"] == GENERATION:
+        if self.first["task"] not in ANSWERING:
             return bool(self.first["output_media"] != self.second["output_media"])
         return self.scores["exact"] != 1.0
 
@@ -128,7 +128,7 @@ def _identity(row: dict[str, Any]) -> tuple[str, str, str]:
 def _pair_scores(
     store: Store, first: dict[str, Any], second: dict[str, Any], *, scored: bool
 ) -> dict[str, float]:
-    if first["task"] == GENERATION:
+    if first["task"] not in ANSWERING:
         from core.evaluation import image_scores, media  # numpy, which comparing texts does without
 
         left, right = (
@@ -166,7 +166,7 @@ def _aggregate(pairs: Sequence[Pair], run: dict[str, Any] | None) -> dict[str, f
 
 
 def _truth_difference(pairs: Sequence[Pair]) -> statistics.Mean | None:
-    key = "pixel" if pairs[0].first["task"] == GENERATION else "truth"
+    key = "truth" if pairs[0].first["task"] in ANSWERING else "pixel"
     known = [
         (pair.first[key], pair.second[key])
         for pair in pairs

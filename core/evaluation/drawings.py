@@ -1,4 +1,7 @@
-"""Examining generation: a picture drawn, scored against bf16's from the same noise and against the prompt."""
+"""Examining generation: a picture or clip made, scored against bf16's from the same noise and against the prompt.
+
+Of a clip evenly spaced frames are kept and scored, beside each other as one picture (``media.add_frames``).
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ import torch
 
 from core.demo.recognise import recognise
 from core.errors import CheckpointError
-from core.evaluation import image_scores, media, statistics, trajectory
-from core.evaluation.baseline import ARTIFACTS, Baseline
-from core.evaluation.suites import GENERATION, Sample, Settings
-from core.lance.generation import drawing, imagine
+from core.evaluation import image_scores, media, requests, statistics, trajectory
+from core.evaluation.baseline import TRAJECTORY, Baseline
+from core.evaluation.suites import Sample, Settings
+from core.lance import tasks
 from core.lance.loading import Pipeline
 from core.lance.sampler import Sampling
+from core.lance.tasks import Scene
 from core.store import Store
 
 
@@ -29,7 +33,7 @@ def sampling(settings: Settings) -> Sampling:
 
 
 class DrawingExaminer:
-    """Runs t2i samples one after the other and gathers their scores.
+    """Runs samples of a task that draws one after the other and gathers their scores.
 
     Without a baseline only the prompt's shape and colour are looked for, and the sampler's way is kept for
     others to be scored against.
@@ -54,36 +58,32 @@ class DrawingExaminer:
 
     def examine(self, index: int, sample: Sample) -> dict[str, Any]:
         """Draw and score one sample; the columns of its output."""
+        asked = requests.request(sample, self.settings)
         started = time.perf_counter()
-        drawn = imagine(
-            self.pipeline,
-            sample.prompt,
-            self.settings.height,
-            self.settings.width,
-            self.sampling,
-            seed=sample.seed,
-            trace=self.keep,
-        )
+        scene = requests.scene(self.pipeline, asked)
+        drawn = tasks.generate(self.pipeline, scene, self.sampling, trace=self.keep)
         seconds = time.perf_counter() - started
+        images = drawn.images()
         if not drawn.latents.isfinite().all():
             raise CheckpointError(f"{self.pipeline.folder}: gives latents that are no numbers; verify it")
         self.seconds.append(seconds)
         fields: dict[str, Any] = {
             "question": sample.prompt,
-            "output_media": media.add_picture(self.store, drawn.image),
+            "input_media": media.add_preview(self.store, asked.visuals if asked else []),
+            "output_media": media.add_frames(self.store, images),
             "seconds": seconds,
         }
         if sample.shape and sample.colour:
             fields["expected"] = f"{sample.colour} {sample.shape}"
-            shape, colour = recognise(drawn.image)
+            shape, colour = recognise(images[0])
             self.recognised.append((shape, colour) == (sample.shape, sample.colour))
             fields["text"] = f"{colour} {shape}"
             fields["pixel"] = float(self.recognised[-1])
         if self.baseline is not None and self.reference is not None:
             theirs = media.picture(self.store, self.baseline.output(index, sample)["output_media"])
-            scores = image_scores.score(theirs, drawn.image)
+            scores = image_scores.score(theirs, media.sheet(images))
             self.images.append(scores)
-            self.velocities.append(self._velocity_error(sample, self.reference.get(index)))
+            self.velocities.append(self._velocity_error(scene, self.reference.get(index)))
             fields |= {
                 "psnr": scores.psnr,
                 "mae": scores.mae,
@@ -92,27 +92,30 @@ class DrawingExaminer:
             }
         if drawn.trace is not None:
             times, latents = trajectory.points(drawn.trace)
-            velocities = self._velocities(sample, times, latents)
+            velocities = self._velocities(scene, times, latents)
             self.kept[index] = trajectory.Trajectory(times, latents, velocities)
         return fields
 
     @torch.inference_mode()
-    def _velocities(self, sample: Sample, times: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        """This model's conditional velocities float32 [S, K, 48] at x_t [S, K, 48] and times [S].
+    def _velocities(self, scene: Scene, times: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """This model's conditional velocities float32 [S, K', 48] at x_t [S, K, 48] and times [S], of the tokens
+        that are not given (a first frame is).
 
         The baseline's are taken this way too and not from its sampler, which on a GPU batches the guidance
         passes and so rounds differently.
         """
-        reader = drawing(self.pipeline, sample.prompt, self.settings.height, self.settings.width)
-        found = [
-            reader.velocity(x.to(self.pipeline.device), moment).float().cpu()
-            for moment, x in zip(times.tolist(), latents, strict=True)
-        ]
-        return torch.stack(found)
+        fixed = scene.drawing.fixed
+        found = torch.stack(
+            [
+                scene.drawing.velocity(x.to(self.pipeline.device), moment).float().cpu()
+                for moment, x in zip(times.tolist(), latents, strict=True)
+            ]
+        )
+        return found if fixed is None else found[:, ~fixed]
 
-    def _velocity_error(self, sample: Sample, reference: trajectory.Trajectory) -> float:
+    def _velocity_error(self, scene: Scene, reference: trajectory.Trajectory) -> float:
         """Mean over the kept steps of the relative error of the velocity at the baseline's x_t."""
-        mine = self._velocities(sample, reference.times, reference.latents)
+        mine = self._velocities(scene, reference.times, reference.latents)
         errors = map(trajectory.relative_error, reference.velocities, mine)
         return statistics.mean(list(errors)).value
 
@@ -137,4 +140,4 @@ class DrawingExaminer:
     def save(self, folder: Path) -> None:
         """Keep what others are scored against in ``folder``."""
         if self.keep:
-            trajectory.save(folder / ARTIFACTS[GENERATION], self.kept)
+            trajectory.save(folder / TRAJECTORY, self.kept)

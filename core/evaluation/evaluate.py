@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from core.evaluation.answers import AnswerExaminer
 from core.evaluation.baseline import BF16, Baseline, run_folder
 from core.evaluation.drawings import DrawingExaminer
 from core.evaluation.subject import Subject
-from core.evaluation.suites import UNDERSTANDING, Sample, Settings, Suite
+from core.evaluation.suites import ANSWERING, Sample, Settings, Suite
 from core.files import sha256_text
 from core.lance.loading import Pipeline
 from core.runtime import Enforcement
@@ -37,7 +36,7 @@ def describe_evaluation(
         "task": suite.task,
         "suite": suite.fingerprint,
         "samples": len(suite.samples),
-        "settings": dataclasses.asdict(settings),
+        "settings": settings.recorded([suite.task]),
         "source": source.fingerprint,
         "device": device.partition(":")[0],
         "dtype": dtype,
@@ -73,7 +72,7 @@ def evaluate(
         running: what ``core.runtime.enforcement`` says of the pipeline, for the manifest.
         after_sample: called after each stored output; may raise ``Cancelled``.
     """
-    make: Callable[..., Examiner] = AnswerExaminer if suite.task == UNDERSTANDING else DrawingExaminer
+    make: Callable[..., Examiner] = AnswerExaminer if suite.task in ANSWERING else DrawingExaminer
     keep = subject.recipe == BF16 and baseline is None
     examiner = make(pipeline, settings, store, baseline, keep=keep)
     started = time.monotonic()
@@ -86,6 +85,8 @@ def evaluate(
         variant=subject.fingerprint if subject.variant else None,
         suite=suite.fingerprint,
     ) | {"evaluation": evaluation, "enforcement": running.to_json()}
+    if suite.description:
+        record["description"] = suite.description
     run_id = store.start_run(
         kind="evaluate",
         checkpoint=subject.checkpoint,

@@ -14,7 +14,7 @@ from typing import Any
 
 from core.errors import UsageError
 from core.evaluation.comparison import Comparison
-from core.evaluation.suites import GENERATION
+from core.evaluation.suites import ANSWERING
 from core.store import columns
 from core.store.columns import BY_KEY, Column
 
@@ -130,7 +130,7 @@ def judge(gates: Sequence[Gate], comparisons: Sequence[Comparison]) -> list[Verd
 
 
 def _scores_of(comparison: Comparison) -> Iterable[str]:
-    return _PICTURES if comparison.first["task"] == GENERATION else _ANSWERS
+    return _ANSWERS if comparison.first["task"] in ANSWERING else _PICTURES
 
 
 def _verdict(gate: Gate, comparison: Comparison) -> Verdict:

@@ -1,4 +1,4 @@
-"""Pictures on their way into the store, and back."""
+"""Pictures and clips on their way into the store, and back."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from core.lance.video import Clip
 from core.store import Store
 
 PREVIEW_SIDE = 256
+PREVIEW_FRAMES = 3
+
+FRAMES = 9
+"""Frames of a made clip that are kept and scored; all of a shorter one."""
 
 
 def add_picture(store: Store, image: Image.Image) -> str:
@@ -19,8 +24,41 @@ def add_picture(store: Store, image: Image.Image) -> str:
     return store.add_media(buffer.getvalue(), "image/png", image.width, image.height)
 
 
-def add_preview(store: Store, images: Sequence[Image.Image]) -> str | None:
-    """Store what a question was asked about, at most 256 px a side; several pictures side by side. None for none."""
+def evenly(count: int, most: int) -> list[int]:
+    """At most ``most`` of ``count`` places, evenly spaced, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [round(place * (count - 1) / (most - 1)) for place in range(most)]
+
+
+def sheet(images: Sequence[Image.Image]) -> Image.Image:
+    """One picture that stands for a clip: its frames beside each other, of a longer one nine in three rows."""
+    chosen = [images[place] for place in evenly(len(images), FRAMES)]
+    if len(chosen) == 1:
+        return chosen[0]
+    across = 3 if len(chosen) == FRAMES else len(chosen)
+    width, height = chosen[0].size
+    joined = Image.new("RGB", (across * width, -(-len(chosen) // across) * height))
+    for place, image in enumerate(chosen):
+        joined.paste(image, (place % across * width, place // across * height))
+    return joined
+
+
+def add_frames(store: Store, images: Sequence[Image.Image]) -> str:
+    """Store a made picture, or the sheet of a made clip, pixel for pixel; its key."""
+    return add_picture(store, sheet(images))
+
+
+def add_preview(store: Store, visuals: Sequence[Image.Image | Clip]) -> str | None:
+    """Store what was looked at, at most 256 px a side; several pictures side by side, of a clip some frames. None
+    for nothing.
+    """
+    images: list[Image.Image] = []
+    for visual in visuals:
+        if isinstance(visual, Image.Image):
+            images.append(visual)
+        else:
+            images += [visual.frames[place] for place in evenly(len(visual.frames), PREVIEW_FRAMES)]
     if not images:
         return None
     height = min(PREVIEW_SIDE, max(image.height for image in images))

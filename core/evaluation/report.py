@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.evaluation.comparison import Comparison, Pair, words
-from core.evaluation.suites import GENERATION
+from core.evaluation.suites import ANSWERING
 from core.store import columns, export
 
 _RUN_COLUMNS = (
@@ -66,8 +66,10 @@ def markdown(
     shown = columns.without_empty(columns.chosen(_RUN_COLUMNS), [first, second])
     versions = export.versions_of([first.get("manifest") or {}, second.get("manifest") or {}])
     differing = sum(pair.differs for pair in comparison.pairs)
+    description = (first.get("manifest") or {}).get("description")
     parts = [
         f"# {_plain(second['name'])} beside {_plain(first['name'])} on {_plain(first['suite'])}\n",
+        *([f"{_plain(description)}\n"] if description else []),
         export.table([first, second], shown, "markdown", versions, date),
         f"## Run {second['id']} against run {first['id']}\n",
         f"{differing} of {len(comparison.pairs)} outputs differ.{_truth(comparison)}\n",
@@ -114,10 +116,10 @@ def _sample(comparison: Comparison, number: int, pair: Pair, pictures: Mapping[s
         lines.append(f"**{_plain(run['name'])}**{_mark(row)}\n")
         if row["output_media"] in pictures:
             lines.append(f"![picture]({pictures[row['output_media']]})\n")
-        if row["task"] != GENERATION:
+        if row["task"] in ANSWERING:
             lines.append(fenced(row["text"] or ""))
     if pair.differs:
-        if pair.first["task"] != GENERATION:
+        if pair.first["task"] in ANSWERING:
             lines += ["Difference:\n", fenced(marked(pair.first["text"] or "", pair.second["text"] or ""))]
         known = [column for column in columns.chosen(_SAMPLE_SCORES) if column.key in pair.scores]
         lines.append(

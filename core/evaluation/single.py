@@ -15,8 +15,8 @@ from core.lance import tasks
 from core.lance.generation import MAX_NEW_TOKENS, Answer
 from core.lance.loading import Pipeline
 from core.lance.preprocess import read_image
+from core.lance.prompts import UNDERSTANDING_TASKS
 from core.lance.requests import (
-    UNDERSTANDING_TASKS,
     Request,
     check_checkpoint,
     check_inputs,

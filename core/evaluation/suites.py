@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,15 +17,25 @@ from typing import TYPE_CHECKING, Any
 
 from core.demo import SUITES
 from core.errors import UsageError
-from core.files import sha256_file
+from core.evaluation.visuals import ClipFile, DrawnClip, DrawnPicture, PictureFile
+from core.lance.buckets import NUM_FRAMES, check_frames
+from core.lance.prompts import UNDERSTANDING_TASKS
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from core.lance.video import Clip
+
 UNDERSTANDING = "x2t_image"
 GENERATION = "t2i"
-TASKS = (UNDERSTANDING, GENERATION)
-"""The tasks that can be evaluated."""
+TEXT = "text"
+"""Questions about nothing to be seen: not one of Lance's seven tasks, but the same path without a picture."""
+
+ANSWERING = (*UNDERSTANDING_TASKS, TEXT)
+"""The tasks whose output is text."""
+
+TASKS = (UNDERSTANDING, GENERATION, "x2t_video", "t2v", "i2v", "image_edit", "video_edit", TEXT)
+"""The tasks that can be calibrated on and evaluated."""
 
 UPSTREAM_SEED = 42
 """Upstream starts every prompt of a run from the same noise, drawn with this seed."""
@@ -36,40 +47,10 @@ MAX_NEW_TOKENS = 256
 
 
 @dataclass(frozen=True)
-class DrawnPicture:
-    """A picture drawn anew by ``core.demo.drawing.draw(kind, seed)``."""
-
-    kind: str
-    seed: int
-
-    def load(self) -> Image.Image:
-        """The picture, RGB."""
-        from core.demo.drawing import draw
-
-        return draw(self.kind, self.seed).image
-
-
-@dataclass(frozen=True)
-class PictureFile:
-    """A picture in a file; checked for being one when the suite was read."""
-
-    path: Path
-
-    def load(self) -> Image.Image:
-        """The picture, RGB, transparency laid over white.
-
-        Raises:
-            DataError: the file is gone or damaged.
-        """
-        from core.lance.preprocess import read_image
-
-        return read_image(self.path)
-
-
-@dataclass(frozen=True)
 class Sample:
-    """One question about pictures (x2t_image) or one prompt to draw (t2i).
+    """One question about pictures, a clip or nothing, or one prompt to draw, film or edit by.
 
+    ``question`` and ``instruction`` (the system's turn) are of the tasks that answer, ``prompt`` of the others.
     ``expected`` is the reference answer, None where unknown; ``shape`` and ``colour`` are what a drawn
     picture should show, "" where unknown; ``seed`` is the seed of the starting noise.
     """
@@ -84,14 +65,20 @@ class Sample:
     shape: str = ""
     colour: str = ""
     seed: int = UPSTREAM_SEED
+    clips: tuple[DrawnClip | ClipFile, ...] = ()
 
-    def images(self) -> list[Image.Image]:
-        """The sample's pictures, RGB, read or drawn now."""
-        return [picture.load() for picture in self.pictures]
+    def visuals(self) -> list[Image.Image | Clip]:
+        """The sample's pictures (RGB) and clips, read or drawn now."""
+        return [source.load() for source in (*self.pictures, *self.clips)]
 
     def fingerprint(self) -> str:
-        """SHA-256 over texts, seeds and the pictures' file bytes or drawn pixels; paths do not matter."""
-        described = dataclasses.asdict(self) | {"pictures": [_digest(picture) for picture in self.pictures]}
+        """SHA-256 over texts, seeds and the file bytes or drawn pixels of what is looked at; paths do not
+        matter.
+        """
+        described = dataclasses.asdict(self) | {"pictures": [source.digest() for source in self.pictures]}
+        described.pop("clips")
+        if self.clips:
+            described["clips"] = [source.digest() for source in self.clips]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
@@ -106,13 +93,15 @@ class Settings:
     timestep_shift: float
     cfg_text_scale: float
     max_new_tokens: int = MAX_NEW_TOKENS
+    num_frames: int = NUM_FRAMES
 
     @classmethod
     def combine(cls, *layers: dict[str, Any]) -> Settings:
         """Settings from dicts, later over earlier; keys that are no setting, and None values, are skipped.
 
         Raises:
-            UsageError: a size Lance cannot draw, or a length of answers that is not Lance's.
+                UsageError: a size Lance cannot draw, more frames than it has positions for, or a length of answers
+                that is not Lance's.
         """
         names = {entry.name for entry in dataclasses.fields(cls)}
         merged: dict[str, Any] = {}
@@ -121,7 +110,15 @@ class Settings:
         check_size(merged["height"], merged["width"])
         if not 1 <= merged.get("max_new_tokens", 1) <= MAX_NEW_TOKENS:
             raise UsageError(f"max_new_tokens {merged['max_new_tokens']}: wanted 1 to {MAX_NEW_TOKENS}")
+        check_frames(int(merged.get("num_frames", NUM_FRAMES)))
         return cls(**merged)
+
+    def recorded(self, tasks: Sequence[str]) -> dict[str, Any]:
+        """The settings as data; the frame count only if one of ``tasks`` has one to choose."""
+        found = dataclasses.asdict(self)
+        if not set(tasks) & {"t2v", "i2v"}:
+            del found["num_frames"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -133,6 +130,7 @@ class Suite:
     samples: tuple[Sample, ...]
     settings: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    description: str = ""
 
     def head(self, limit: int | None) -> Suite:
         """The suite cut to its first ``limit`` samples.
@@ -158,12 +156,15 @@ def names() -> list[str]:
     return sorted(path.stem for path in SUITES.glob("*.json"))
 
 
-def load(name: str, limit: int | None = None) -> Suite:
+def load(name: str, limit: int | None = None, task: str | None = None) -> Suite:
     """The suite of that name, or the one in the JSON or JSON lines file of that path.
 
+    ``task`` says what a file holds that does not say so itself: prompts for pictures, clips or answers, and
+    pictures to be edited or set in motion look alike in Lance's format.
+
     Raises:
-        UsageError: no such name or file, or a task that cannot be evaluated.
-        DataError: the file has another shape, or one of its pictures is missing or no picture.
+        UsageError: no such name or file, or a file that may hold either of two tasks.
+        DataError: the file has another shape, or a picture or clip of it is missing or none.
     """
     from core.evaluation.suite_files import read
 
@@ -171,7 +172,7 @@ def load(name: str, limit: int | None = None) -> Suite:
         return read(SUITES / f"{name}.json").head(limit)
     path = Path(name).expanduser()
     if path.is_file():
-        return read(path).head(limit)
+        return read(path, task).head(limit)
     raise UsageError(
         f"{name}: no such suite and no such file; suites are {', '.join(names()) or '(none)'}, "
         "or give the path of a JSON file"
@@ -190,10 +191,3 @@ def check_size(height: int, width: int) -> None:
             raise UsageError(
                 f"{name} {value}: wanted a multiple of {PIXELS_PER_LATENT} px; the nearest is {nearest}"
             )
-
-
-def _digest(picture: DrawnPicture | PictureFile) -> str:
-    if isinstance(picture, PictureFile):
-        return sha256_file(picture.path)
-    image = picture.load()
-    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()

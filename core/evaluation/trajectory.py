@@ -19,7 +19,9 @@ STRATA = 5
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Kept steps of one picture: ``times`` float32 [S], ``latents`` and ``velocities`` float32 [S, K, 48]."""
+    """Kept steps of one picture or clip: ``times`` float32 [S], ``latents`` float32 [S, K, 48], and ``velocities``
+    alike, of the tokens that are not given.
+    """
 
     times: torch.Tensor
     latents: torch.Tensor

@@ -1,4 +1,4 @@
-"""Which size a picture is cropped to: size buckets, centred crops, and the token grids that follow from them.
+"""Sizes: buckets and centred crops of pictures, frames of clips, and the token grids that follow from them.
 
 No torch and no pixels: what a request will take is known from its files' headers.
 """
@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 from core.errors import DataError, UsageError
-from core.lance.config import SPATIAL_STRIDE, TEMPORAL_STRIDE
+from core.lance.config import MAX_LATENT_FRAMES, SPATIAL_STRIDE, TEMPORAL_STRIDE
 from core.lance.prompts import Grid
 
 RATIOS = ((21, 9), (16, 9), (4, 3), (1, 1), (3, 4), (9, 16))
@@ -23,6 +23,11 @@ VAE_SIDE = {"image_256res": 256, "video_192p": 256, "image_512res": 512, "image_
 VIT_SIDE = {"image_256res": 224, "video_192p": 224, "image_512res": 448, "image_768res": 672, "video_360p": 476,
             "video_480p": 616}  # fmt: skip
 """Side of the square whose area a resolution aims at, for the VAE's and the vision tower's stream."""
+
+NUM_FRAMES = 50
+"""Frames of a generated clip unless said otherwise, as upstream's launch script has it; 49 come out."""
+
+MAX_FRAMES = TEMPORAL_STRIDE * (MAX_LATENT_FRAMES - 1) + 1
 
 MAX_ASPECT = 200
 """The longest side may be this many times the shortest; Qwen2-VL's own preprocessing has the same limit."""
@@ -49,6 +54,19 @@ def check_shape(size: tuple[int, int]) -> None:
         raise DataError(
             f"an image of {size[0]} x {size[1]} px is too narrow: one side may be at most {MAX_ASPECT} times "
             "the other; crop it first"
+        )
+
+
+def check_frames(num_frames: int, task: str = "t2v") -> None:
+    """Check how many frames of a target are asked for.
+
+    Raises:
+        UsageError: more than the position table has, or too few for a first frame to be followed by others.
+    """
+    least = TEMPORAL_STRIDE + 1 if task == "i2v" else 1
+    if not least <= num_frames <= MAX_FRAMES:
+        raise UsageError(
+            f"{num_frames} frames asked for; wanted {least} to {MAX_FRAMES}, where Lance's position table ends"
         )
 
 

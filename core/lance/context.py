@@ -12,6 +12,7 @@ from core.lance.latents import latent_position_ids
 from core.lance.model import Lance
 from core.lance.packing import CAPTION, Packed, Split
 from core.lance.prompts import Grid
+from core.lance.roles import Role
 
 ANSWER_ROOM = 64
 """Cache rows set aside behind a prompt; longer answers make the cache grow."""
@@ -33,9 +34,13 @@ class Context:
             x = torch.cat([x[:1], content.to(x), x[-1:]])
         return x
 
-    def _routing(self, split: Split) -> Routing:
+    def _routing(self, split: Split, times: torch.Tensor | None = None) -> Routing:
+        """Experts and roles of a split; target tokens at time 0 (a given first frame) are clean."""
         device = self.model.device
-        return Routing.of(self.packed.is_gen(split).to(device), self.packed.roles(split).to(device))
+        roles = self.packed.roles(split)
+        if times is not None:
+            roles[1:-1][times == 0] = int(Role.CLEAN)
+        return Routing.of(self.packed.is_gen(split).to(device), roles.to(device))
 
     def fill(
         self,
@@ -118,7 +123,7 @@ class Context:
         x = self._inputs(split, self._latents(split, latents, times))
         decoder.timestep = float(times.max())
         try:
-            hidden = decoder(x, cos, sin, self._routing(split), self.cache, keep=False)
+            hidden = decoder(x, cos, sin, self._routing(split, times), self.cache, keep=False)
         finally:
             decoder.timestep = None
         return self.model.velocity(hidden[1:-1])

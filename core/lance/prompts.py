@@ -9,10 +9,18 @@ from typing import Literal
 from core.errors import UsageError
 
 TASKS = ("t2i", "t2v", "i2v", "image_edit", "video_edit", "x2t_image", "x2t_video")
+UNDERSTANDING_TASKS = ("x2t_image", "x2t_video")
+VIDEO_TASKS = ("t2v", "i2v", "video_edit", "x2t_video")
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END, VIDEO_PAD = "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"
 """The pad is the *video* pad for every visual token, pictures included."""
+
+SPECIAL = (
+    IM_START, IM_END, VISION_START, VISION_END, VIDEO_PAD, "<|endoftext|>", "<|image_pad|>", "<|vision_pad|>",
+    "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>",
+)  # fmt: skip
+"""The tokenizer's special tokens: in a user's words each would become one token with a meaning of its own."""
 
 SYSTEM_PICTURE = (
     "Describe the image by detailing the color, quantity, text, shape, size, texture, spatial relationships of the "
@@ -32,6 +40,17 @@ INSTRUCTION_IMAGE = "Look at the image carefully and answer the question."
 INSTRUCTION_VIDEO = "Watch the video carefully and answer the question."
 
 Grid = tuple[int, int, int]
+
+
+def check_words(words: str) -> None:
+    """Refuse words that hold a special token.
+
+    Raises:
+        UsageError: they do; the first one is named.
+    """
+    for marker in SPECIAL:
+        if marker in words:
+            raise UsageError(f"the prompt holds {marker}, which marks structure for the model; remove it")
 
 
 @dataclass(frozen=True)
@@ -66,12 +85,8 @@ class Prompt:
         Raises:
             UsageError: the user's words hold one of the markers that structure a prompt.
         """
-        for words in (self.system, self.text):
-            for marker in (IM_START, IM_END, VISION_START, VISION_END, VIDEO_PAD):
-                if marker in words:
-                    raise UsageError(
-                        f"the prompt holds {marker}, which marks structure for the model; remove it"
-                    )
+        check_words(self.system)
+        check_words(self.text)
         block = f"{VISION_START}{VIDEO_PAD}{VISION_END}"
         head = f"{IM_START}system\n{self.system}{IM_END}\n{IM_START}user\n" + block * len(self.visuals)
         tail = f"{IM_END}\n{IM_START}assistant\n" + (f"{block}{IM_END}" if self.target else "")

@@ -10,20 +10,12 @@ from PIL import Image
 from core.checkpoints.describe import own_record
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError, UsageError
-from core.lance.buckets import VIT_SIDE, check_shape
-from core.lance.config import MAX_LATENT_FRAMES, MAX_LATENT_SIDE, TEMPORAL_STRIDE
-from core.lance.prompts import TASKS, Prompt
+from core.lance.buckets import NUM_FRAMES, VIT_SIDE, check_frames, check_shape
+from core.lance.config import MAX_LATENT_SIDE, TEMPORAL_STRIDE
+from core.lance.prompts import TASKS, UNDERSTANDING_TASKS, VIDEO_TASKS, Prompt
 from core.lance.video import Clip
 
-NUM_FRAMES = 50
-"""Frames of a generated clip unless said otherwise, as upstream's launch script has it; 49 come out."""
-
-MAX_FRAMES = TEMPORAL_STRIDE * (MAX_LATENT_FRAMES - 1) + 1
-
 POSITION_TABLE = "latent_pos_embed.pos_embed"
-
-UNDERSTANDING_TASKS = ("x2t_image", "x2t_video")
-VIDEO_TASKS = ("t2v", "i2v", "video_edit", "x2t_video")
 
 Visual = Image.Image | Clip
 
@@ -85,11 +77,7 @@ def check_inputs(
         return
     if not takes.frames:
         raise UsageError(f"{task} has no frame count to choose; leave it out")
-    least = TEMPORAL_STRIDE + 1 if task == "i2v" else 1
-    if not least <= num_frames <= MAX_FRAMES:
-        raise UsageError(
-            f"{num_frames} frames asked for; wanted {least} to {MAX_FRAMES}, where Lance's position table ends"
-        )
+    check_frames(num_frames, task)
 
 
 @dataclass(frozen=True)

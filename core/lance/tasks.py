@@ -11,6 +11,7 @@ from PIL import Image
 
 from core.errors import UsageError
 from core.lance import prompts
+from core.lance.buckets import NUM_FRAMES
 from core.lance.config import LATENT_CHANNELS, SPATIAL_STRIDE
 from core.lance.generation import (
     MAX_NEW_TOKENS,
@@ -23,8 +24,8 @@ from core.lance.generation import (
 from core.lance.loading import Pipeline
 from core.lance.packing import pack
 from core.lance.preprocess import to_pictures, to_rgb, vae_frames, vit_frames
-from core.lance.prompts import Block, Grid, Prompt
-from core.lance.requests import NUM_FRAMES, UNDERSTANDING_TASKS, Request, Visual
+from core.lance.prompts import UNDERSTANDING_TASKS, Block, Grid, Prompt
+from core.lance.requests import Request, Visual
 from core.lance.sampler import Sampling, Trace, sample
 from core.lance.vision import MERGE, patchify
 
@@ -100,9 +101,12 @@ def understand(pipeline: Pipeline, request: Request) -> Understanding:
     """
     if request.task not in UNDERSTANDING_TASKS:
         raise UsageError(f"{request.task} answers no question; wanted {' or '.join(UNDERSTANDING_TASKS)}")
-    usual = prompts.INSTRUCTION_VIDEO if request.task == "x2t_video" else prompts.INSTRUCTION_IMAGE
+    instruction = request.instruction
+    if instruction is None:
+        video = request.task == "x2t_video"
+        instruction = prompts.INSTRUCTION_VIDEO if video else prompts.INSTRUCTION_IMAGE
     features, grids = vision_features(pipeline, request.visuals, _resolution(pipeline, request))
-    return Understanding(pipeline, features, grids, request.text, request.instruction or usual)
+    return Understanding(pipeline, features, grids, request.text, instruction)
 
 
 def _target(pipeline: Pipeline, request: Request) -> Grid:

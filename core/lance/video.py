@@ -101,10 +101,7 @@ def read_clip(path: Path) -> Clip:
             total, indices = decoded, frame_indices(decoded, fps)
             frames, _ = _decode(av, path, indices)
     except (av.FFmpegError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(
-            f"{path}: not a video that can be read ({reason}); wanted MP4, WebM or GIF"
-        ) from error
+        raise _unreadable(path, error) from error
     if not frames:
         raise DataError(f"{path}: holds no video frames that can be decoded; wanted at least one")
     first = frames[indices[0]]
@@ -115,6 +112,32 @@ def read_clip(path: Path) -> Clip:
                 f"{first.height}; encode it at one size"
             )
     return Clip([frames[index] for index in indices], indices, total, fps)
+
+
+def frame_size(path: Path) -> tuple[int, int]:
+    """Width and height of a video's frames, from its headers; no frame is decoded.
+
+    Raises:
+        DataError: missing, no video, or without frames.
+        WorkbenchError: PyAV is not installed.
+    """
+    av = _av()
+    if not path.is_file():
+        raise DataError(f"{path}: no such video")
+    try:
+        total, _ = _measure(av, path)
+        if not total:
+            raise DataError(f"{path}: holds no video frames; wanted at least one")
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            return int(stream.width), int(stream.height)
+    except (av.FFmpegError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    reason = getattr(error, "strerror", None) or error
+    return DataError(f"{path}: not a video that can be read ({reason}); wanted MP4, WebM or GIF")
 
 
 def _measure(av: Any, path: Path) -> tuple[int, int]:

@@ -111,7 +111,7 @@ def test_drawn_samples_are_none_of_the_suites_and_differ_by_seed() -> None:
 @pytest.mark.parametrize(
     ("tasks", "count", "suite", "message"),
     [
-        (["t2v"], 4, None, r"task 't2v' cannot be calibrated; tasks are x2t_image, t2i"),
+        (["t2x"], 4, None, r"task 't2x' cannot be calibrated; tasks are x2t_image, t2i"),
         (["t2i"], 0, None, r"0 samples of 1 tasks"),
         (["t2i"], 4, None, r"lance-3b: calibrate it on samples of its own kind: give --suite FILE"),
         (["x2t_image"], 4, "prompts.json", r"prompts\.json: holds t2i samples, asked for x2t_image"),

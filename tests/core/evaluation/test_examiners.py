@@ -27,7 +27,7 @@ def test_answer_and_likelihood(store: Store, tiny_pipeline: Any, golden: Path) -
     settings = Settings.combine(tiny_pipeline.defaults, {"max_new_tokens": 6})
     examiner = AnswerExaminer(tiny_pipeline, settings, store, None, keep=True)
     fields = examiner.examine(0, sample)
-    images = sample.images()
+    images = sample.visuals()
     expected = answer(tiny_pipeline, images, "What?", "Look.", 6)
     assert (fields["tokens"], fields["text"]) == (expected.tokens, expected.text)
     logits = teacher_forced(tiny_pipeline, images, "What?", "Look.", expected.tokens)

@@ -7,11 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from PIL import Image
 
 from core.errors import DataError, UsageError
-from core.evaluation import suite_files, suites
+from core.evaluation import lance_samples, suites
+from core.lance.video import Clip, write_media
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "lance" / "x2t_image"
 
@@ -47,7 +49,7 @@ def test_questions(folder: Path) -> None:
         "How many?",
         "Two.",
     )
-    assert first.images()[0].size == (20, 10)
+    assert first.visuals()[0].size == (20, 10)
     assert suite.samples[1].pictures == (suites.PictureFile((folder / "media/dog.png").resolve()),)
 
 
@@ -59,14 +61,15 @@ def test_media_are_sought_from_the_working_directory_first(
     Image.new("RGB", (8, 8)).save(elsewhere / "cat.png")
     path = _write(folder, {"1": _question()})
     monkeypatch.chdir(elsewhere)
-    assert suites.load(path).samples[0].images()[0].size == (8, 8)
+    assert suites.load(path).samples[0].visuals()[0].size == (8, 8)
 
 
 def test_captions_have_no_question_and_one_of_upstreams_instructions(folder: Path) -> None:
     content = {"7.png": _question(text="A red square.")}
     first, again = (suites.load(_write(folder, content)).samples[0] for _ in range(2))
     assert (first.question, first.expected) == ("", "A red square.")
-    assert first.instruction in suite_files.CAPTION_INSTRUCTIONS
+    wanted = [text.format(medium="image") for text in lance_samples.CAPTION_INSTRUCTIONS]
+    assert first.instruction in wanted
     assert first == again
 
 
@@ -77,7 +80,7 @@ def test_several_images(folder: Path) -> None:
         istarget_in_interleave=[0, 0, 1],
     )
     loaded = suites.load(_write(folder, {"1": sample})).samples[0]
-    assert len(loaded.images()) == 2
+    assert len(loaded.visuals()) == 2
     assert loaded.expected is None
 
 
@@ -150,6 +153,9 @@ def test_fingerprint_follows_content_not_place(folder: Path) -> None:
         ({"1": _question(text=["only", "two"])}, r"list of 2, wanted \[instruction, question, answer\]"),
         ({"1": _question("bird.png")}, "the image bird.png is not there"),
         ({"1": "a prompt", "2": _question()}, "2 is a x2t_image sample, 1 a t2i one"),
+        ({"task": "t2v", "samples": []}, "wanted samples in a list or an object"),
+        ({"task": "i2v", "samples": {"1": _question()}}, "1 is a x2t_image sample, wanted i2v"),
+        ({"task": "i2v", "samples": [{"key": "a", "prompt": "b", "seed": 1}]}, r"lacks one of .* drawing"),
         ({"1.png": "a", "1.jpg": "b"}, "the key 1 occurs twice"),
         ({"task": "t2i", "samples": [{"key": "a"}]}, r"samples\[0\] lacks one of key, prompt, seed"),
         ({"task": "t2i", "samples": [{"key": "a", "prompt": "b", "seed": "c"}]}, "seed is a string"),
@@ -168,18 +174,86 @@ def test_other_shapes_name_file_and_key(folder: Path, content: Any, message: str
     assert "\n" not in str(raised.value)
 
 
+def _source(visual: str = "cat.png", kind: str = "image", text: Any = "Make it blue.") -> dict[str, Any]:
+    """A text and a source, which Lance's files list in this order."""
+    return {
+        "interleave_array": [text, visual],
+        "element_dtype_array": ["text", kind],
+        "istarget_in_interleave": [0, 0],
+    }
+
+
+def test_every_task_is_told_from_its_samples(folder: Path) -> None:
+    pytest.importorskip("av", reason="needs PyAV (extra `video`)")
+    write_media(folder / "clip.mp4", numpy.zeros((9, 32, 48, 3), numpy.uint8))
+    of_clip = _question("clip.mp4", element_dtype_array=["video", "text"])
+    cases = {
+        "a.json": ({"000000.mp4": "a wave"}, "t2v"),
+        "b.json": ({"1": of_clip}, "x2t_video"),
+        "c.json": ({"1": _source("clip.mp4", "video")}, "video_edit"),
+        "image_edit_example.json": ({"1": _source()}, "image_edit"),
+        "i2v_example.json": ({"1": _source()}, "i2v"),
+        "d.json": ({"task": "i2v", "settings": {"num_frames": 5}, "samples": {"1": _source()}}, "i2v"),
+        "e.txt": ("Why is the sky blue?\n\nName a fruit.\n", "text"),
+        "f.json": ({"task": "text", "samples": {"1": "Name a fruit."}}, "text"),
+    }
+    for name, (content, task) in cases.items():
+        suite = suites.load(_write(folder, content, name))
+        assert {sample.task for sample in suite.samples} == {suite.task} == {task}, name
+    assert suites.load(str(folder / "e.txt")).samples[1].question == "Name a fruit."
+    clip = suites.load(str(folder / "b.json")).samples[0].visuals()[0]
+    assert isinstance(clip, Clip) and len(clip.frames) == 9
+    edit = suites.load(str(folder / "image_edit_example.json")).samples[0]
+    assert (edit.prompt, edit.question, len(edit.visuals())) == ("Make it blue.", "", 1)
+
+
+def test_a_picture_and_a_text_may_be_two_tasks(folder: Path) -> None:
+    path = _write(folder, {"1": _source()})
+    with pytest.raises(
+        UsageError, match=r"set\.json: 1 is a picture and a text, which may be i2v or image_edit"
+    ):
+        suites.load(path)
+    for task in ("i2v", "image_edit"):
+        assert suites.load(path, task=task).task == task
+
+
 @pytest.mark.parametrize(
-    ("content", "task"),
+    ("content", "message"),
     [
-        ({"000000.mp4": "a wave"}, "t2v"),
-        ({"1": _question(element_dtype_array=["video", "text"])}, "x2t_video"),
-        ({"1": _question(istarget_in_interleave=[0, 0])}, "image_edit or i2v"),
-        ({"task": "t2v", "samples": []}, "t2v"),
+        (
+            {"1": _question(text=["Look.", "What is <|vision_start|>?", ""])},
+            r"1: the prompt holds <\|vision_start",
+        ),
+        (
+            {"1.png": "a cat <|endoftext|>"},
+            r"1\.png: the prompt holds <\|endoftext\|>, which marks structure",
+        ),
+        (
+            {"task": "t2i", "samples": [{"key": "a", "prompt": "<|im_end|>", "seed": 1}]},
+            r"samples\[0\]: the prompt",
+        ),
+        ({"1": _source("sliver.png")}, r"sliver\.png: an image of 1 x 10000 px is too narrow"),
+        ({"1": _source(text=["a", "b", "c"])}, "1 sources and the text list of 3, wanted one image or video"),
+        ({"1": _source("note.mp4", "video")}, r"note\.mp4: not a video that can be read"),
+        ({"1": _source("sound.mp4", "video")}, r"sound\.mp4: holds no video frames"),
+        ({"1": _source("gone.mp4", "video")}, r"the video gone\.mp4 is not there"),
     ],
 )
-def test_other_tasks_are_refused(folder: Path, content: Any, task: str) -> None:
-    with pytest.raises(UsageError, match=f"of the task {task}, which cannot be evaluated yet"):
-        suites.load(_write(folder, content))
+def test_what_lance_cannot_be_given_is_told_before_a_model_is_loaded(
+    folder: Path, content: Any, message: str
+) -> None:
+    av = pytest.importorskip("av", reason="needs PyAV (extra `video`)")
+    Image.new("RGB", (1, 10_000)).save(folder / "sliver.png")
+    (folder / "note.mp4").write_text("not a video")
+    with av.open(str(folder / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(numpy.zeros((1, 1024), numpy.float32), "fltp", "mono")
+        sound.sample_rate = 16000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode())
+    with pytest.raises(DataError, match=message) as raised:
+        suites.load(_write(folder, content, "image_edit.json"))
+    assert "\n" not in str(raised.value)
 
 
 def test_an_image_that_is_none(folder: Path) -> None:
@@ -200,8 +274,9 @@ def _binary(folder: Path) -> Path:
 def test_suites_that_come_along_can_be_read(name: str) -> None:
     suite = suites.load(name, limit=2)
     assert suite.name == name
-    assert [picture.size for sample in suite.samples for picture in sample.images()] or suite.task == "t2i"
-    assert len(suites.load(name).samples) >= 50
+    seen = [visual for sample in suite.samples for visual in sample.visuals()]
+    assert len(seen) == (0 if suite.task in ("t2i", "t2v") else 2)
+    assert len(suites.load(name).samples) >= (50 if name in ("demo-t2i", "demo-x2t") else 4)
 
 
 def test_unknown_suite_lists_what_there_is(tmp_path: Path) -> None:
@@ -226,10 +301,14 @@ def test_lances_six_samples_run_unchanged() -> None:
     assert [sample.key for sample in suite.samples] == [f"{i:04}" for i in range(1, 7)]
     assert suite.samples[1].question == "What percentage of respondents want better border security?"
     assert suite.samples[1].expected == "29%"
-    assert {sample.images()[0].mode for sample in suite.samples} == {"RGB"}
+    assert {sample.visuals()[0].mode for sample in suite.samples} == {"RGB"}
     drawn = suites.load(str(SHARED / "t2i_example.json"))
     assert drawn.task == "t2i"
     assert drawn.samples[1].prompt == 'A cat holds a poster with rainbow text "STOP"'
-    for other in ("t2v", "i2v", "image_edit", "video_edit", "x2t_video"):
-        with pytest.raises(UsageError, match="cannot be evaluated yet"):
+    assert suites.load(str(SHARED / "t2v_example.json")).task == "t2v"
+    edits = suites.load(str(SHARED / "image_edit_example.json"))
+    assert (edits.task, len(edits.samples)) == ("image_edit", 5)
+    for other, visual in (("i2v", "image"), ("video_edit", "video"), ("x2t_video", "video")):
+        # Upstream's other media do not lie beside the files.
+        with pytest.raises(DataError, match=f"the {visual} .* is not there"):
             suites.load(str(SHARED / f"{other}_example.json"))

@@ -30,7 +30,7 @@ class Reference:
         self.settings = pipeline.defaults
         self.questions, self.prompts = questions, prompts
         self.answers = [
-            answer(pipeline, q.images(), q.question, q.instruction, limit, self.settings["resolution"]).tokens
+            answer(pipeline, q.visuals(), q.question, q.instruction, limit, self.settings["resolution"]).tokens
             for q in questions
         ]
         self.logits = self._logits(pipeline)
@@ -40,7 +40,7 @@ class Reference:
     def _logits(self, pipeline: Any) -> Tensor:
         parts = [
             teacher_forced(
-                pipeline, q.images(), q.question, q.instruction, tokens, self.settings["resolution"]
+                pipeline, q.visuals(), q.question, q.instruction, tokens, self.settings["resolution"]
             )
             for q, tokens in zip(self.questions, self.answers, strict=True)
         ]
