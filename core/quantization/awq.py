@@ -17,6 +17,7 @@ from torch import Tensor
 from core.quantization.folds import scale_columns
 from core.quantization.losses import Block, BlockLoss, Inputs
 from core.quantization.rounding import Rounding
+from core.quantization.scheme import CHANNEL
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,14 @@ class Choice:
 
 
 def evenness(weights: Sequence[Tensor], group: int) -> Tensor:
-    """Mean over rows [K] of the weights' magnitudes over the greatest in their group (AutoAWQ's duo scaling)."""
-    stacked = torch.cat(list(weights)).abs().unflatten(-1, (-1, group))
+    """Mean over rows [K] of the weights' magnitudes over the greatest in their group (AutoAWQ's duo scaling).
+
+    Args:
+        weights: [N, K] each.
+        group: columns of a group, or ``CHANNEL``.
+    """
+    stacked = torch.cat(list(weights)).abs()
+    stacked = stacked.unflatten(-1, (-1, stacked.shape[-1] if group == CHANNEL else group))
     return (stacked / stacked.amax(-1, keepdim=True).clamp(min=1e-30)).flatten(-2).mean(0)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from core.quantization.scheme import Scheme
+from core.quantization.scheme import CHANNEL, Scheme
 from kernels.reference import dequantize
 
 try:
@@ -55,12 +55,12 @@ class IntegerGrid:
 
     def encode(self, weight: Tensor) -> Quantized:
         """Round float32 ``weight`` [N, K] to the nearest code of each group's scale and zero."""
-        codes = self._codes(weight.unflatten(-1, (-1, self.scheme.group_size)), slice(None), 1)
+        codes = self._codes(in_groups(weight, self.scheme), slice(None), 1)
         return Quantized(codes.to(torch.int8).flatten(-2), self.scale, self.zero, self.scheme)
 
     def nearest(self, weight: Tensor, column: int) -> Tensor:
         """What column ``column`` becomes if it holds ``weight`` float32 [N]: ``encode`` and ``dequantize`` of it."""
-        group = column // self.scheme.group_size
+        group = 0 if self.scheme.group_size == CHANNEL else column // self.scheme.group_size
         steps = self._codes(weight, group, 0)
         if self.zero is not None:
             steps = steps - self.zero[:, group]
@@ -83,9 +83,14 @@ class IntegerGrid:
         return steps.round_().clamp_(self.scheme.code_min, self.scheme.code_max)
 
 
+def in_groups(weight: Tensor, scheme: Scheme) -> Tensor:
+    """``weight`` [N, K] as [N, K/g, g]."""
+    return weight.unflatten(-1, (-1, scheme.width(weight.shape[-1])))
+
+
 def limits(weight: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
     """Least and greatest weight of each group [N, K/g] of float32 ``weight`` [N, K], zero included."""
-    groups = weight.unflatten(-1, (-1, scheme.group_size))
+    groups = in_groups(weight, scheme)
     return groups.amin(-1).clamp(max=0.0), groups.amax(-1).clamp(min=0.0)
 
 
@@ -135,24 +140,24 @@ def searched_grid(
         scheme: the stored format.
         scale_dtype: dtype of the scales.
     """
-    h = importance.clamp(min=importance.mean() * 1e-6 + 1e-30).view(-1, scheme.group_size)
+    h = in_groups(importance.clamp(min=importance.mean() * 1e-6 + 1e-30), scheme)
     sides = (
         [(share, share) for share in SHARES] if scheme.symmetric else [(a, b) for a in SIDES for b in SIDES]
     )
-    if weight.is_cuda and kernels is not None and kernels.fits(scheme.group_size):
+    if weight.is_cuda and kernels is not None and kernels.fits(h.shape[-1]):
         shares = torch.tensor(sides, device=weight.device)
         found = kernels.search_integers(
             weight.contiguous(), h, shares, scheme.code_min, scheme.code_max, scheme.symmetric, REFITS
         )
         return IntegerGrid(*found, scheme)
-    groups = weight.unflatten(-1, (-1, scheme.group_size))
+    groups = in_groups(weight, scheme)
     low, high = limits(weight, scheme)
     best = grid_of(low, high, scheme, scale_dtype)
     error = _error(best, groups, h)
     for below, above in sides[1:]:
         best, error = _better(best, error, grid_of(low * below, high * above, scheme, scale_dtype), groups, h)
     for _ in range(REFITS):
-        steps = best.encode(weight).codes.unflatten(-1, (-1, scheme.group_size)).float()
+        steps = in_groups(best.encode(weight).codes, scheme).float()
         if best.zero is not None:
             steps -= best.zero.float().unsqueeze(-1)
         top, bottom = (h * groups * steps).sum(-1), (h * steps * steps).sum(-1)

@@ -9,6 +9,11 @@ from core.errors import UsageError
 
 MIN_BITS, MAX_BITS = 2, 8
 
+CHANNEL = -1
+"""The ``group_size`` of one scale for all columns of a row; ``channel`` in recipes, records and names."""
+
+WORD_COLUMNS = 32
+"""Columns that fill whole words at any width: how many there are can be told from packed codes alone."""
 
 Kind = Literal["int", "nvfp4"]
 KINDS: tuple[Kind, ...] = ("int", "nvfp4")
@@ -17,7 +22,7 @@ KINDS: tuple[Kind, ...] = ("int", "nvfp4")
 @dataclass(frozen=True)
 class Scheme:
     """Integers of ``bits`` bits with one scale (and, if asymmetric, one zero) per row and ``group_size``
-    columns; or ``NVFP4``.
+    columns, or per row (``CHANNEL``); or ``NVFP4``.
     """
 
     bits: int
@@ -30,9 +35,9 @@ class Scheme:
             raise UsageError("nvfp4 has four bits and groups of 16; leave bits, group and symmetric out")
         if not MIN_BITS <= self.bits <= MAX_BITS:
             raise UsageError(f"bits is {self.bits}, wanted {MIN_BITS} to {MAX_BITS}")
-        if self.group_size < 1:
+        if self.group_size < 1 and self.group_size != CHANNEL:
             raise UsageError(
-                f"group is {self.group_size}, wanted a positive number of columns, for example 64"
+                f"group is {self.group_size}, wanted a positive number of columns, for example 64, or 'channel'"
             )
 
     @property
@@ -50,7 +55,16 @@ class Scheme:
         """For records and tables, for example ``int4 asym g64``."""
         if self.kind == "nvfp4":
             return "nvfp4"
-        return f"int{self.bits} {'sym' if self.symmetric else 'asym'} g{self.group_size}"
+        return f"int{self.bits} {'sym' if self.symmetric else 'asym'} {self.group_label}"
+
+    @property
+    def group_label(self) -> str:
+        """``g64`` or ``channel``."""
+        return "channel" if self.group_size == CHANNEL else f"g{self.group_size}"
+
+    def width(self, columns: int) -> int:
+        """How many of a weight's ``columns`` share a scale."""
+        return columns if self.group_size == CHANNEL else self.group_size
 
     def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise if a weight of ``shape`` [out, in] cannot be cut into this scheme's groups.
@@ -60,7 +74,12 @@ class Scheme:
         """
         if len(shape) != 2:
             raise UsageError(f"{name} {list(shape)}: only a matrix [out, in] can be quantized")
-        if shape[1] % self.group_size:
+        if self.group_size == CHANNEL and shape[1] % WORD_COLUMNS:
+            raise UsageError(
+                f"{name} {list(shape)}: with one scale a row, columns must come in multiples of {WORD_COLUMNS}; "
+                "choose a group that divides them"
+            )
+        if shape[1] % self.width(shape[1]):
             if self.kind == "nvfp4":
                 raise UsageError(
                     f"{name} {list(shape)}: nvfp4 needs columns in sixteens; choose an integer format"
@@ -79,7 +98,7 @@ class Scheme:
         rows, columns = shape
         if self.kind == "nvfp4":
             return rows * columns // 2 + rows * columns // self.group_size + 4
-        groups = columns // self.group_size
+        groups = columns // self.width(columns)
         zeros = 0 if self.symmetric else 4 * -(-rows * self.bits // 32) * groups
         return 4 * rows * -(-columns * self.bits // 32) + scale_bytes * rows * groups + zeros + 16
 
@@ -88,7 +107,7 @@ class Scheme:
         return {
             "type": self.kind,
             "bits": self.bits,
-            "group": self.group_size,
+            "group": "channel" if self.group_size == CHANNEL else self.group_size,
             "symmetric": self.symmetric,
         }
 

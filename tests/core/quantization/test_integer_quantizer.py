@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import UsageError
-from core.quantization.integer import plain_grid, quantize
-from core.quantization.scheme import Scheme
+from core.quantization.awq import evenness
+from core.quantization.integer import plain_grid, quantize, searched_grid
+from core.quantization.scheme import CHANNEL, Scheme
 
 
 @settings(max_examples=60, deadline=None)
@@ -60,6 +61,22 @@ def test_zeros_stay_zero_and_a_tiny_range_keeps_its_shape() -> None:
 def test_a_group_that_does_not_divide_names_tensor_shape_and_group() -> None:
     with pytest.raises(UsageError, match=r"layer\.q \[64, 96\].*groups of 64.*choose a group of 32"):
         Scheme(4, 64, False).check_shape("layer.q", (64, 96))
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_one_scale_a_row_is_a_group_of_all_columns(symmetric: bool) -> None:
+    weight = torch.randn(6, 96, generator=torch.Generator().manual_seed(3))
+    rows, whole = Scheme(4, CHANNEL, symmetric), Scheme(4, 96, symmetric)
+    for search in (plain_grid, lambda w, s: searched_grid(w, torch.linspace(0.1, 3, 96), s)):
+        mine, theirs = search(weight, rows), search(weight, whole)
+        assert mine.scale.shape == (6, 1)
+        assert torch.equal(mine.encode(weight).dequantize(), theirs.encode(weight).dequantize())
+        assert torch.equal(mine.nearest(weight[:, 70], 70), mine.encode(weight).dequantize()[:, 70].float())
+    assert torch.equal(evenness([weight], CHANNEL), evenness([weight], 96))
+    assert rows.nbytes((6, 96)) == whole.nbytes((6, 96))
+    assert rows.label.endswith(" channel") and rows.to_json()["group"] == "channel"
+    with pytest.raises(UsageError, match=r"layer\.q \[6, 40\].*multiples of 32"):
+        rows.check_shape("layer.q", (6, 40))
 
 
 @pytest.mark.parametrize(("bits", "group"), [(1, 64), (9, 64), (4, 0)])
