@@ -19,7 +19,6 @@ from core.errors import UsageError
 from core.evaluation.suites import TASKS, Settings
 from core.files import sha256_text
 from core.jobs.context import JobContext
-from core.quantization.groups import target_linears
 from core.runtime.device import pick_device, pick_dtype
 from core.store import Store
 from core.store.manifest import collect
@@ -71,7 +70,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         statistics,
         lambda done, total, message: context.progress(done, total, "samples", message),
     )
-    linears = target_linears(pipeline.config.num_layers)
+    linears = pipeline.structure.target_linears()
     record = CalibrationRecord(
         name=name,
         checkpoint=info.name,

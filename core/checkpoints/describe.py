@@ -12,9 +12,13 @@ from core.checkpoints.resolve import VAE_FILES, VISION_FOLDER, companion
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
 from core.files import sha256_text
+from core.quantization.groups import Family
 
 CONFIG_FILE = "llm_config.json"
+HF_CONFIG_FILE = "config.json"
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
+TOKENIZER_CHOICES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""A Hugging Face folder needs one of these."""
 OWN_FILE = "lance_workbench.json"
 
 DEFAULTS: dict[str, Any] = {
@@ -37,6 +41,8 @@ class CheckpointInfo:
     path: Path
     kind: str
     """``checkpoint`` or ``variant``."""
+    family: Family
+    """``lance``, or ``huggingface``: a causal LM that transformers loads."""
     parameters: int
     """Elements of all stored tensors; packed codes count as stored words."""
     tensors: int
@@ -50,9 +56,9 @@ class CheckpointInfo:
     quantization: dict[str, Any] | None
     """``quantization_config`` of a variant."""
     defaults: dict[str, Any] = field(default_factory=dict)
-    """Generation defaults: upstream's, overridden by the folder's own."""
+    """Generation defaults: upstream's, overridden by the folder's own; none for a causal LM."""
     config: dict[str, Any] = field(default_factory=dict)
-    """The content of llm_config.json."""
+    """The content of llm_config.json, or of a causal LM's config.json."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -78,6 +84,24 @@ def own_record(folder: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
+def family_of(folder: Path) -> Family:
+    """The family of the checkpoint or variant in ``folder``, by its config file.
+
+    Raises:
+        CheckpointError: it has none, or one that is no causal LM's.
+    """
+    if (folder / CONFIG_FILE).is_file():
+        return "lance"
+    path = folder / HF_CONFIG_FILE
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder}: no checkpoint: neither {CONFIG_FILE} (a Lance) nor {HF_CONFIG_FILE} (a causal LM) is there"
+        )
+    if "model_type" not in read_json(path):
+        raise CheckpointError(f"{path}: names no model_type, so it is no causal LM that transformers loads")
+    return "huggingface"
+
+
 def describe(folder: Path) -> CheckpointInfo:
     """Describe the checkpoint or variant in ``folder``.
 
@@ -86,20 +110,13 @@ def describe(folder: Path) -> CheckpointInfo:
     """
     folder = folder.resolve()
     source = TensorSource.open(folder)
-    config_path = folder / CONFIG_FILE
-    if not config_path.is_file():
-        raise CheckpointError(f"{folder}: no Lance checkpoint: {CONFIG_FILE} is missing")
-    config = read_json(config_path)
+    family = family_of(folder)
+    config = read_json(folder / (CONFIG_FILE if family == "lance" else HF_CONFIG_FILE))
     own = own_record(folder)
     quantization = None
-    if (folder / "config.json").is_file():
-        quantization = read_json(folder / "config.json").get("quantization_config")
-    missing = [name for name in TOKENIZER_FILES if not (folder / name).is_file()]
-    has_vision = any(key.startswith("vit_model.") for key in source.keys())  # noqa: SIM118 - not a dict
-    if not has_vision and companion(folder, f"{VISION_FOLDER}/vit.safetensors") is None:
-        missing.append(f"{VISION_FOLDER}/vit.safetensors")
-    if all(companion(folder, name) is None for name in VAE_FILES):
-        missing.append(VAE_FILES[0])
+    if (folder / HF_CONFIG_FILE).is_file():
+        quantization = read_json(folder / HF_CONFIG_FILE).get("quantization_config")
+    missing = _missing_of_lance(folder, source) if family == "lance" else _missing(folder)
     dtypes: Counter[str] = Counter()
     parameters = 0
     for entry in source.entries.values():
@@ -116,6 +133,7 @@ def describe(folder: Path) -> CheckpointInfo:
         name=str(own.get("name") or folder.name),
         path=folder,
         kind="variant" if quantization else "checkpoint",
+        family=family,
         parameters=parameters,
         tensors=len(source.entries),
         nbytes=source.nbytes,
@@ -123,6 +141,22 @@ def describe(folder: Path) -> CheckpointInfo:
         missing=missing,
         fingerprint=sha256_text("\n".join(lines)),
         quantization=quantization,
-        defaults=DEFAULTS | dict(own.get("defaults", {})),
+        defaults=(DEFAULTS if family == "lance" else {}) | dict(own.get("defaults", {})),
         config=config,
     )
+
+
+def _missing_of_lance(folder: Path, source: TensorSource) -> list[str]:
+    missing = [name for name in TOKENIZER_FILES if not (folder / name).is_file()]
+    has_vision = any(key.startswith("vit_model.") for key in source.keys())  # noqa: SIM118 - not a dict
+    if not has_vision and companion(folder, f"{VISION_FOLDER}/vit.safetensors") is None:
+        missing.append(f"{VISION_FOLDER}/vit.safetensors")
+    if all(companion(folder, name) is None for name in VAE_FILES):
+        missing.append(VAE_FILES[0])
+    return missing
+
+
+def _missing(folder: Path) -> list[str]:
+    if any((folder / name).is_file() for name in TOKENIZER_CHOICES):
+        return []
+    return [TOKENIZER_CHOICES[0]]

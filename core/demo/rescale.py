@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from core.demo.export import write_tensors
 from core.errors import CheckpointError
 from core.files import write_text
 from core.lance.config import LanceConfig
-from core.quantization.groups import all_groups
+from core.lance.structure import lance_structure
+from core.quantization.groups import LinearGroup
 
 SEED = 20
 SPREAD = 1.25
@@ -45,10 +47,22 @@ def factors(channels: int, generator: torch.Generator, spread: float = SPREAD) -
     return torch.exp2(exponents.round().clamp(-LARGEST, LARGEST))
 
 
-def _multiplied(
-    tensors: dict[str, torch.Tensor], num_layers: int, seed: int, spread: float, *, undo: bool = False
+def multiplied(
+    tensors: dict[str, torch.Tensor],
+    groups: Sequence[LinearGroup],
+    seed: int = SEED,
+    spread: float = SPREAD,
+    *,
+    undo: bool = False,
 ) -> dict[str, torch.Tensor]:
     """``tensors`` with the factors of ``seed`` taken from the readers into norms and rows, or with ``undo`` back.
+
+    Args:
+        tensors: weights by name, any floating dtype.
+        groups: a decoder's linears and what they read.
+        seed: of the factors.
+        spread: of their base-2 logarithm.
+        undo: take the factors out again.
 
     Raises:
         CheckpointError: a product with a power of two is not exact.
@@ -65,7 +79,7 @@ def _multiplied(
             )
         changed[name] = after
 
-    for group in all_groups(num_layers):
+    for group in groups:
         if group.norm is None and group.rows_of is None:
             continue
         columns = changed[f"{group.linears[0]}.weight"].shape[1]
@@ -95,7 +109,7 @@ def rescale(
     Raises:
         CheckpointError: a weight is so small or so large that its product with a power of two is not exact.
     """
-    return _multiplied(tensors, num_layers, seed, spread)
+    return multiplied(tensors, lance_structure(num_layers).groups(), seed, spread)
 
 
 def unscale(
@@ -121,7 +135,8 @@ def unscale(
             f"{OWN_FILE}: rescaled with {rescaled}, wanted a seed, a spread and {known}; "
             "undo it with the code that made it"
         )
-    return _multiplied(tensors, num_layers, rescaled["seed"], rescaled["spread"], undo=True)
+    groups = lance_structure(num_layers).groups()
+    return multiplied(tensors, groups, rescaled["seed"], rescaled["spread"], undo=True)
 
 
 def main() -> None:

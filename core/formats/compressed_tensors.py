@@ -39,8 +39,8 @@ FORMATS = {"int": "pack-quantized", "nvfp4": "nvfp4-pack-quantized"}
 PACKED, SCALE, ZERO, SHAPE = "weight_packed", "weight_scale", "weight_zero_point", "weight_shape"
 GLOBAL_SCALE = "weight_global_scale"
 
-OUTER_MODULES = {"head": "language_model.lm_head", "embedding": "language_model.model.embed_tokens"}
-"""Modules outside the layers that a recipe may quantize too, by its word for them."""
+_OUTER_NAMES = ("lm_head", "embed_tokens")
+"""Last parts of the names of modules outside the layers that may be quantized in a way of their own."""
 
 
 def tensor_keys(name: str, scheme: Scheme) -> list[str]:
@@ -130,7 +130,7 @@ def schemes_of(config: dict[str, Any], place: str) -> tuple[Scheme, dict[str, Sc
         outer: dict[str, Scheme] = {}
         for group in others:
             (name,) = group["targets"]
-            if name not in OUTER_MODULES.values():
+            if name.rpartition(".")[2] not in _OUTER_NAMES:
                 raise CheckpointError(
                     f"{place}: quantizes {name} in a way of its own, this version cannot run that"
                 )

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from core.formats.compressed_tensors import FORMATS
-from core.quantization.groups import EXPERTS, KINDS
+from core.quantization.groups import KINDS, Structure
 from core.quantization.scheme import Scheme
 
 _WORDS = {"qkv": "q, k, v", "o": "o", "gate_up": "gate, up", "down": "down"}
@@ -15,6 +15,7 @@ _WORDS = {"qkv": "q, k, v", "o": "o", "gate_up": "gate, up", "down": "down"}
 
 def model_card(
     *,
+    structure: Structure,
     name: str,
     base: str,
     summary: str,
@@ -25,21 +26,28 @@ def model_card(
     size_bytes: int,
     records: Sequence[dict[str, Any]],
 ) -> str:
-    """Markdown for the variant ``name``; ``records`` are those of its linears."""
+    """Markdown for the variant ``name`` of a checkpoint; ``records`` are those of its linears."""
     rest = "everything else is bfloat16"
     if outer:
         words = " and ".join(f"the {key} as {form.label}" for key, form in outer.items())
         rest = f"{words}, which only the workbench runs; {rest}"
+    both = " of both experts" if len(structure.experts) > 1 else ""
+    if structure.family == "lance":
+        head = ["license: apache-2.0", f"base_model: {base}", "tags: [lance, compressed-tensors, quantized]"]
+        names = "tensor names are Lance's. The vision tower and the VAE are those of the base model and lie beside it."
+    else:
+        # The licence is the base model's, which its files do not tell.
+        head = ["library_name: transformers", f"base_model: {base}", "tags: [compressed-tensors, quantized]"]
+        names = "tensor names are the base model's"
+        names += "." if outer else ", and transformers loads it where compressed-tensors is installed."
     lines = [
         "---",
-        "license: apache-2.0",
-        f"base_model: {base}",
-        "tags: [lance, compressed-tensors, quantized]",
+        *head,
         "---",
         "",
         f"# {name}",
         "",
-        f"{base} with its {len(records)} target linears (q, k, v, o, gate, up, down of both experts) as "
+        f"{base} with its {len(records)} target linears (q, k, v, o, gate, up, down{both}) as "
         f"{scheme.label}, {bits_per_weight:.2f} bits a weight with scales and zeros; {rest}. "
         f"{size_bytes / 1e6:,.1f} MB of tensors.",
         "",
@@ -47,11 +55,10 @@ def model_card(
         "from and a record of every linear.",
         "",
         f"The layout is `{FORMATS[scheme.kind]}` of "
-        "[compressed-tensors](https://github.com/vllm-project/compressed-tensors); "
-        "tensor names are Lance's. The vision tower and the VAE are those of the base model and lie beside it.",
+        "[compressed-tensors](https://github.com/vllm-project/compressed-tensors); " + names,
         "",
     ]
-    losses = [_loss_row(expert, kind, records) for expert in EXPERTS for kind in KINDS]
+    losses = [_loss_row(expert, kind, records) for expert in structure.experts for kind in KINDS]
     if any(row is not None for row in losses):
         lines += [
             "Relative squared error of each block's output on calibration rows, mean over layers:",

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from core.checkpoints.describe import CONFIG_FILE, OWN_FILE
+from core.checkpoints.describe import CONFIG_FILE, HF_CONFIG_FILE, OWN_FILE, family_of
 from core.checkpoints.source import INDEX_FILE
 from core.files import disk_errors, sha256_file
 from core.formats.safetensors_file import save_tensors
@@ -19,8 +19,8 @@ from core.formats.safetensors_file import save_tensors
 MAX_SHARD_BYTES = 1_000_000_000
 """A shard is closed once it holds this much; a single tensor may exceed it."""
 
-_COPIED = (".json", ".txt", ".jinja")
-_OWN_NAMES = {"config.json", INDEX_FILE, OWN_FILE, "README.md", "recipe.toml"}
+_COPIED = (".json", ".txt", ".jinja", ".model")
+_OWN_NAMES = {HF_CONFIG_FILE, INDEX_FILE, OWN_FILE, "README.md", "recipe.toml"}
 
 
 @dataclass(frozen=True)
@@ -83,20 +83,25 @@ def write_companions(
     recipe_text: str,
     provenance: dict[str, Any],
     card: str,
+    *,
+    tied: bool = False,
 ) -> None:
     """Write everything beside the shards.
 
-    The source's small files (tokenizer, ``llm_config.json``) are copied; config.json is its
-    ``llm_config.json`` with the ``quantization_config``, and says that embeddings and head are separate
-    tensors, which they are.
+    The source's small files (tokenizer, generation defaults, ``llm_config.json``) are copied; config.json is its own
+    (a Lance's ``llm_config.json``) with the ``quantization_config``, the dtype of what is not quantized, and whether
+    embedding and head are one tensor (``tied``).
     """
     with disk_errors(folder):
         for file in sorted(source.iterdir()):
             if file.is_file() and file.suffix in _COPIED and file.name not in _OWN_NAMES:
                 shutil.copyfile(file, folder / file.name)
-        config = json.loads((source / CONFIG_FILE).read_text(encoding="utf-8"))
-        merged = config | {"tie_word_embeddings": False, "quantization_config": quantization}
-        _write_json(folder / "config.json", merged)
+        name = CONFIG_FILE if family_of(source) == "lance" else HF_CONFIG_FILE
+        config = json.loads((source / name).read_text(encoding="utf-8"))
+        merged = config | {"tie_word_embeddings": tied, "quantization_config": quantization}
+        for key in {"dtype", "torch_dtype"} & config.keys():
+            merged[key] = "bfloat16"
+        _write_json(folder / HF_CONFIG_FILE, merged)
         _write_json(folder / OWN_FILE, provenance)
         (folder / "recipe.toml").write_text(recipe_text, encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")

@@ -9,6 +9,8 @@ from typing import Any
 from core.checkpoints.describe import CONFIG_FILE, read_json
 from core.checkpoints.resolve import VISION_FOLDER, companion
 from core.errors import CheckpointError
+from core.lance.structure import lance_structure
+from core.quantization.groups import Structure
 
 LATENT_CHANNELS = 48
 """Channels of the Wan2.2 VAE's latents; one decoder token carries one latent position."""
@@ -51,6 +53,11 @@ class LanceConfig:
             raise CheckpointError(
                 f"{self.num_heads} heads cannot share {self.num_kv_heads} key/value heads evenly"
             )
+
+    @property
+    def structure(self) -> Structure:
+        """The decoder as data."""
+        return lance_structure(self.num_layers, self.head_dim, self.rms_norm_eps)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], vision: dict[str, Any] | None = None) -> LanceConfig:

@@ -21,6 +21,7 @@ from core.lance.decoder import target_names
 from core.lance.model import Lance
 from core.lance.sampler import Sampling
 from core.lance.vae import VAE
+from core.quantization.groups import Structure
 
 if TYPE_CHECKING:
     from core.lance.generation import Drawing
@@ -84,6 +85,11 @@ class Pipeline:
     def config(self) -> LanceConfig:
         """Sizes of the model."""
         return self.model.config
+
+    @property
+    def structure(self) -> Structure:
+        """The decoder as data."""
+        return self.config.structure
 
     @property
     def device(self) -> torch.device:

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from core.checkpoints.describe import describe, own_record
+from core.checkpoints.layout import Layout, layout_of
 from core.errors import CheckpointError, UsageError
 from core.files import replacing_folder
 from core.formats.compressed_tensors import quantization_config, to_tensors
 from core.formats.lance_quant import LanceQuantFiles
 from core.formats.model_card import model_card
 from core.formats.variant_folder import ShardWriter, write_companions
-from core.lance.config import LanceConfig
-from core.lance.loading import IGNORED, VISION_PREFIX, empty_lance
-from core.quantization.groups import UNTOUCHED, all_groups, target_linears
 from core.quantization.layer import LinearRecord, store_plain
 from core.quantization.scheme import Scheme
 from core.store import Store
@@ -25,38 +23,27 @@ from core.store.manifest import versions
 RECIPE = "lance-quant"
 
 
-def check_names(files: LanceQuantFiles, config: LanceConfig) -> None:
+def check_names(files: LanceQuantFiles, layout: Layout) -> None:
     """Check that the files hold this checkpoint's target linears and every other tensor, and nothing else.
 
     Raises:
         CheckpointError: a missing, unknown or mis-shaped tensor; it is named.
     """
     place = files.source.place
-    targets = target_linears(config.num_layers)
+    targets = layout.structure.target_linears()
     for name in sorted(set(targets) ^ set(files.linears)):
         state = "is not quantized" if name in targets else "is no target linear of this checkpoint"
         raise CheckpointError(f"{place}: {name} {state}; give the checkpoint that it was made from")
-    wanted = {name: tuple(p.shape) for name, p in empty_lance(config).named_parameters()}
-    others = set(files.others())
-    bundled = any(name.startswith(VISION_PREFIX) for name in others)
     for name in targets:
-        rows, columns = wanted.pop(f"{name}.weight")
+        rows, columns = layout.shapes[f"{name}.weight"]
         width = columns // 2 if files.scheme.bits == 4 else columns
         if files.source.shape(f"{name}.qweight") != (rows, width):
             raise CheckpointError(
                 f"{place}: {name}.qweight has shape {list(files.source.shape(f'{name}.qweight'))}, "
-                f"wanted {[rows, width]} by llm_config.json"
+                f"wanted {[rows, width]} by {layout.config_file}"
             )
-    for name, shape in wanted.items():
-        if name.startswith(VISION_PREFIX) and not bundled:
-            continue
-        if files.source.shape(name) != shape:
-            raise CheckpointError(
-                f"{place}: {name} has shape {list(files.source.shape(name))}, wanted {list(shape)} by llm_config.json"
-            )
-    for name in sorted(others):
-        if name not in wanted and name not in IGNORED:
-            raise CheckpointError(f"{place}: {name} is no tensor of a Lance; remove it")
+    for problem in layout.problems(files.source, {f"{name}.weight" for name in targets}):
+        raise CheckpointError(problem)
 
 
 def import_variant(
@@ -83,15 +70,16 @@ def import_variant(
     info = describe(checkpoint)
     if info.kind == "variant":
         raise UsageError(f"{info.name} is a variant; give the checkpoint that {folder} was made from")
+    if info.family != "lance":
+        raise UsageError(f"{info.name} is no Lance; give the checkpoint that {folder} was made from")
     files = LanceQuantFiles.open(folder)
-    config = LanceConfig.from_folder(info.path)
-    check_names(files, config)
+    layout = layout_of(info.path)
+    check_names(files, layout)
     scheme = files.scheme
     number = "nvfp4" if scheme.kind == "nvfp4" else f"int{scheme.bits}"
     name = f"{info.name}_{RECIPE}-{number}-g{scheme.group_size}"
     target = output or store.data_dir / "variants" / name
-    shapes = {name: tuple(p.shape) for name, p in empty_lance(config).named_parameters()}
-    groups = {linear: group.key for group in all_groups(config.num_layers) for linear in group.linears}
+    groups = {linear: group.key for group in layout.structure.groups() for linear in group.linears}
     packed = elements = 0
     with replacing_folder(target) as partial:
         writer = ShardWriter(partial)
@@ -100,7 +88,7 @@ def import_variant(
             weight = files.weight(linear)
             tensors = to_tensors(linear, weight)
             packed += sum(tensor.nbytes for tensor in tensors.values())
-            elements += math.prod(shapes[f"{linear}.weight"])
+            elements += math.prod(layout.shapes[f"{linear}.weight"])
             writer.add(tensors)
         plain = sorted(files.others())
         for key in plain:
@@ -120,7 +108,7 @@ def import_variant(
         write_companions(
             partial,
             info.path,
-            quantization_config(scheme, list(UNTOUCHED)),
+            quantization_config(scheme, list(layout.structure.untouched)),
             _recipe_text(scheme, summary),
             {
                 "name": name,
@@ -139,6 +127,7 @@ def import_variant(
                 "linears": records,
             },
             model_card(
+                structure=layout.structure,
                 name=name,
                 base=info.name,
                 summary=summary,

@@ -14,17 +14,16 @@ import torch
 
 from core.calibration.record import CalibrationRecord, find_calibration, load_record, verify_statistics
 from core.checkpoints.describe import CheckpointInfo, describe, own_record
+from core.checkpoints.layout import Layout, layout_of
 from core.checkpoints.resolve import resolve
 from core.checkpoints.source import TensorSource
 from core.errors import UsageError
 from core.files import replacing_folder, sha256_text
-from core.formats.compressed_tensors import OUTER_MODULES, quantization_config
+from core.formats.compressed_tensors import quantization_config
 from core.formats.model_card import model_card
 from core.formats.variant_folder import MAX_SHARD_BYTES, ShardWriter, Written, write_companions
 from core.jobs.context import JobContext
-from core.lance.config import LanceConfig
 from core.quantization import recipe as recipes
-from core.quantization.groups import UNTOUCHED, target_linears
 from core.quantization.inputs import CalibrationInputs, check_coverage
 from core.quantization.layer import FindInputs
 from core.quantization.pipeline import Accounting, Plan, plan, quantize
@@ -40,7 +39,7 @@ class Request:
     """A job's spec, looked up: everything that can be wrong with it has been checked."""
 
     info: CheckpointInfo
-    config: LanceConfig
+    layout: Layout
     recipe: Recipe
     calibration: tuple[Path, CalibrationRecord] | None
     thin: list[str]
@@ -82,11 +81,11 @@ def look_up(spec: dict[str, Any], store: Store) -> Request:
         raise UsageError(f"{info.name} is already a variant; quantize the checkpoint it was made from")
     calibration = None
     thin: list[str] = []
-    config = LanceConfig.from_folder(info.path)
+    layout = layout_of(info.path)
     if spec.get("calibration"):
         calibration = open_calibration(store, str(spec["calibration"]), info)
         thin = (
-            check_coverage(calibration[1], recipe, target_linears(config.num_layers)) if recipe.steps else []
+            check_coverage(calibration[1], recipe, layout.structure.target_linears()) if recipe.steps else []
         )
     elif recipe.needs_calibration:
         raise UsageError(f"recipe {recipe.name} looks at activations: give it a calibration of {info.name}")
@@ -94,11 +93,11 @@ def look_up(spec: dict[str, Any], store: Store) -> Request:
     output = spec.get("output")
     return Request(
         info=info,
-        config=config,
+        layout=layout,
         recipe=recipe,
         calibration=calibration,
         thin=thin,
-        plan=plan(TensorSource.open(info.path), config, recipe, MAX_SHARD_BYTES),
+        plan=plan(TensorSource.open(info.path), layout, recipe, MAX_SHARD_BYTES),
         output=Path(output).expanduser().resolve() if output else store.data_dir / "variants" / name,
         name=name,
         device=pick_device(str(spec.get("device") or "auto")),
@@ -145,7 +144,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         name=request.name,
         path=str(request.output),
         kind="variant",
-        family="lance",
+        family=request.info.family,
         parent=request.info.name,
         recipe=request.recipe.name,
         bits=request.plan.bits_per_weight,
@@ -176,7 +175,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
 
 def make_variant(request: Request, context: JobContext) -> tuple[Accounting, Written]:
     """Compute and write the variant folder, going on from what a killed job has done of it."""
-    recipe, info = request.recipe, request.info
+    recipe, info, structure = request.recipe, request.info, request.layout.structure
     source = TensorSource.open(info.path)
     find: FindInputs = lambda group: None  # noqa: E731
     tokens = calibration = None
@@ -190,7 +189,7 @@ def make_variant(request: Request, context: JobContext) -> tuple[Accounting, Wri
         writer = ShardWriter(partial)
         accounting = quantize(
             source,
-            request.config,
+            request.layout,
             recipe,
             find,
             tokens,
@@ -208,12 +207,13 @@ def make_variant(request: Request, context: JobContext) -> tuple[Accounting, Wri
             info.path,
             quantization_config(
                 recipe.scheme,
-                list(UNTOUCHED),
-                {OUTER_MODULES[key]: scheme for key, scheme in recipe.outer.items()},
+                list(structure.untouched),
+                {structure.outer[key]: scheme for key, scheme in recipe.outer.items()},
             ),
             recipe.text,
             _provenance(request, accounting, written, records),
             model_card(
+                structure=structure,
                 name=request.name,
                 base=info.name,
                 summary=recipe.summary,
@@ -224,6 +224,7 @@ def make_variant(request: Request, context: JobContext) -> tuple[Accounting, Wri
                 size_bytes=written.size_bytes,
                 records=records,
             ),
+            tied=structure.tied and not recipe.outer,
         )
     return accounting, written
 

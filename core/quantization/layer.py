@@ -17,7 +17,7 @@ from core.errors import CheckpointError
 from core.formats.compressed_tensors import to_tensors
 from core.quantization.awq import Choice, search
 from core.quantization.folds import fold_norm, fold_rows, scale_columns
-from core.quantization.groups import EXPERTS, LinearGroup, layer_groups
+from core.quantization.groups import HEAD_NORMS, LinearGroup, Structure
 from core.quantization.losses import Block, BlockLoss, Inputs, attention_block, linear_block, mlp_block
 from core.quantization.recipe import Recipe
 from core.quantization.rounding import Rounding, round_best, round_blindly
@@ -86,6 +86,7 @@ def store_plain(name: str, tensor: Tensor) -> Tensor:
 
 
 def quantize_layer(
+    structure: Structure,
     layer: int,
     tensors: Mapping[str, Tensor],
     recipe: Recipe,
@@ -96,6 +97,7 @@ def quantize_layer(
     """Quantize every target linear of ``layer``.
 
     Args:
+        structure: the decoder's.
         layer: its index.
         tensors: all the layer's tensors by full name, as read, on the CPU.
         recipe: format and steps.
@@ -116,10 +118,10 @@ def quantize_layer(
 
     fold = None
     if recipe.values is not None:
-        fold = search_values(layer, read, find_inputs, recipe.values, rounding)
-    for expert in EXPERTS:
-        groups = [group for group in layer_groups(layer) if group.expert == expert]
-        _Expert(groups, read, recipe, rounding, fold, find_inputs, tokens).run(result)
+        fold = search_values(structure, layer, read, find_inputs, recipe.values, rounding)
+    for expert in structure.experts:
+        groups = [group for group in structure.layer_groups(layer) if group.expert == expert]
+        _Expert(structure, groups, read, recipe, rounding, fold, find_inputs, tokens).run(result)
     for name, bias in fold.biases.items() if fold else ():
         result.tensors[name] = store_plain(name, bias.cpu())
         result.folded.add(name)
@@ -135,6 +137,7 @@ class _Expert:
 
     def __init__(
         self,
+        structure: Structure,
         groups: list[LinearGroup],
         read: Callable[[str], Tensor],
         recipe: Recipe,
@@ -143,6 +146,7 @@ class _Expert:
         find_inputs: FindInputs,
         tokens: Mapping[str, int] | None,
     ) -> None:
+        self.structure = structure
         self.groups = groups
         self.read = read
         self.recipe = recipe
@@ -151,9 +155,15 @@ class _Expert:
         self.find_inputs = find_inputs
         self.tokens = tokens
         self.weights = {name: self._float(f"{name}.weight") for group in groups for name in group.linears}
+        self.biases: dict[str, Tensor] = {}
+        """Those that a fold into rows has changed."""
 
     def _float(self, key: str) -> Tensor:
         return self.fold.tensors[key] if self.fold and key in self.fold.tensors else self.read(key)
+
+    def _bias(self, linear: str) -> Tensor | None:
+        key = self.structure.bias_of(linear)
+        return None if key is None else self.biases[key] if key in self.biases else self._float(key)
 
     def run(self, result: LayerResult) -> None:
         choices = {group.key: self._scale(group, result) for group in self.groups}
@@ -199,6 +209,11 @@ class _Expert:
             result.folded.add(f"{group.norm}.weight")
         if group.rows_of is not None:
             self.weights[group.rows_of] = fold_rows(self.weights[group.rows_of], scale)
+            bias, key = self._bias(group.rows_of), self.structure.bias_of(group.rows_of)
+            if bias is not None and key is not None:
+                self.biases[key] = bias / scale
+                result.tensors[key] = store_plain(key, self.biases[key].cpu())
+                result.folded.add(key)
 
     def _round(self, group: LinearGroup, choice: Choice | None, result: LayerResult) -> None:
         """Round a group's folded weights in the way that loses least and keep the result."""
@@ -234,11 +249,16 @@ class _Expert:
 
     def _block(self, group: LinearGroup) -> Block:
         if group.kind == "qkv":
-            q, k, _ = group.linears
-            biases = [self._float(f"{name}.bias") for name in group.linears]
-            norms = (self._float(f"{name.replace('_proj', '_norm')}.weight") for name in (q, k))
-            return attention_block(biases, *norms)
+            if not self.structure.head_norms:
+                return linear_block
+            q_norm, k_norm = (
+                self._float(f"{self.structure.module(group.layer, path, group.expert)}.weight")
+                for path in HEAD_NORMS
+            )
+            biases = [self._bias(name) for name in group.linears]
+            return attention_block(biases, q_norm, k_norm, self.structure.norm_eps)
         if group.kind == "gate_up":
             down = next(other for other in self.groups if other.kind == "down").linears[0]
-            return mlp_block(self.weights[down])
+            biases = [self._bias(name) for name in group.linears]
+            return mlp_block(self.weights[down], self.structure.activation, biases)
         return linear_block

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -55,20 +56,21 @@ def linear_block(weights: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
     return [functional.linear(rows, weight) for weight in weights]
 
 
-def attention_block(biases: Sequence[Tensor], q_norm: Tensor, k_norm: Tensor) -> Block:
+def attention_block(biases: Sequence[Tensor | None], q_norm: Tensor, k_norm: Tensor, eps: float) -> Block:
     """Queries and keys after their per-head norm, and values: what attention reads of ``(q, k, v)`` weights.
 
     The norm takes each head's length out of q and k, so an error along it does not count. Sampled rows are
     not one sequence, so the softmax itself is left out.
 
     Args:
-        biases: of q, k and v.
+        biases: of q, k and v, where they have one.
         q_norm: [head_dim], as is ``k_norm``.
+        eps: of both norms.
     """
 
     def heads(x: Tensor, norm: Tensor) -> Tensor:
         split = x.unflatten(-1, (-1, norm.shape[0]))
-        return (split * torch.rsqrt(split.pow(2).mean(-1, keepdim=True) + 1e-6) * norm).flatten(-2)
+        return (split * torch.rsqrt(split.pow(2).mean(-1, keepdim=True) + eps) * norm).flatten(-2)
 
     def run(weights: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
         q, k, v = (functional.linear(rows, w, b) for w, b in zip(weights, biases, strict=True))
@@ -77,12 +79,30 @@ def attention_block(biases: Sequence[Tensor], q_norm: Tensor, k_norm: Tensor) ->
     return run
 
 
-def mlp_block(down: Tensor) -> Block:
-    """The MLP's output from ``(gate, up)`` weights, with the down projection in full precision."""
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "swish": functional.silu,
+    "gelu": functional.gelu,
+    "gelu_new": partial(functional.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
+    "relu": functional.relu,
+}
+"""By transformers' words for them."""
+
+
+def mlp_block(down: Tensor, activation: str, biases: Sequence[Tensor | None]) -> Block:
+    """The MLP's output from ``(gate, up)`` weights, with the down projection in full precision.
+
+    Args:
+        down: its weight; a bias of it does not count.
+        activation: of the gate, one of ``ACTIVATIONS``.
+        biases: of gate and up, where they have one.
+    """
+    act = ACTIVATIONS[activation]
 
     def run(weights: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
-        gate, up = (functional.linear(rows, weight) for weight in weights)
-        return [functional.linear(functional.silu(gate) * up, down)]
+        gate, up = (functional.linear(rows, w, b) for w, b in zip(weights, biases, strict=True))
+        return [functional.linear(act(gate) * up, down)]
 
     return run
 

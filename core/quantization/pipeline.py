@@ -7,7 +7,6 @@ on as one unit.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,19 +14,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from core.checkpoints.layout import Layout
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
-from core.formats.compressed_tensors import OUTER_MODULES, to_tensors
-from core.lance.config import LanceConfig
-from core.lance.loading import IGNORED, VISION_PREFIX, empty_lance
+from core.formats.compressed_tensors import to_tensors
 from core.quantization.gptq import MATRICES
-from core.quantization.groups import target_linears
+from core.quantization.groups import Structure
 from core.quantization.layer import STORED, FindInputs, LayerResult, LinearRecord, quantize_layer, store_plain
 from core.quantization.recipe import Recipe
 from core.quantization.rounding import Rounding, round_blindly
 from core.quantization.scheme import Scheme
-
-_LAYER = re.compile(r"language_model\.model\.layers\.(\d+)\.")
 
 Unit = dict[str, Tensor]
 
@@ -83,48 +79,48 @@ class Plan:
     """One layer as read, its result, and a shard waiting to be written."""
 
 
-def check_keys(source: TensorSource, config: LanceConfig, recipe: Recipe) -> None:
+def check_keys(source: TensorSource, layout: Layout, recipe: Recipe) -> None:
     """Check names, shapes and groups before anything is computed.
 
     Raises:
         CheckpointError: a missing, unknown or mis-shaped tensor; it is named.
         UsageError: a group that does not divide a linear.
     """
-    wanted = {name: tuple(p.shape) for name, p in empty_lance(config).named_parameters()}
-    for name, shape in wanted.items():
-        if name.startswith(VISION_PREFIX) and not any(k.startswith(VISION_PREFIX) for k in source.entries):
-            continue
-        if source.shape(name) != shape:
-            raise CheckpointError(
-                f"{source.entry(name).file}: {name} has shape {list(source.shape(name))}, "
-                f"wanted {list(shape)} by llm_config.json"
-            )
-    for name in source.keys():  # noqa: SIM118 - not a dict
-        if name not in wanted and name not in IGNORED:
-            raise CheckpointError(f"{source.entry(name).file}: {name} is no tensor of a Lance; remove it")
-    for name, scheme in formats(config, recipe).items():
-        scheme.check_shape(f"{name}.weight", source.shape(f"{name}.weight"))
+    layout.check(source)
+    for name, scheme in formats(layout.structure, recipe).items():
+        scheme.check_shape(f"{name}.weight", layout.shapes[f"{name}.weight"])
 
 
-def formats(config: LanceConfig, recipe: Recipe) -> dict[str, Scheme]:
+def formats(structure: Structure, recipe: Recipe) -> dict[str, Scheme]:
     """The format of every module that ``recipe`` quantizes, by name: target linears first."""
-    found = dict.fromkeys(target_linears(config.num_layers), recipe.scheme)
-    return found | {OUTER_MODULES[key]: scheme for key, scheme in recipe.outer.items()}
+    found = dict.fromkeys(structure.target_linears(), recipe.scheme)
+    return found | {structure.outer[key]: scheme for key, scheme in recipe.outer.items()}
 
 
-def plan(source: TensorSource, config: LanceConfig, recipe: Recipe, max_shard_bytes: int) -> Plan:
+def parted(source: TensorSource, structure: Structure, recipe: Recipe) -> bool:
+    """Whether a head that shares the embedding's tensor gets one of its own: they are no longer alike once either is
+    quantized.
+    """
+    return structure.tied and bool(recipe.outer) and f"{structure.head}.weight" not in source
+
+
+def plan(source: TensorSource, layout: Layout, recipe: Recipe, max_shard_bytes: int) -> Plan:
     """Predict sizes and peaks; checks the keys first, as ``quantize`` does."""
-    check_keys(source, config, recipe)
-    targets = target_linears(config.num_layers)
+    check_keys(source, layout, recipe)
+    structure = layout.structure
+    targets = structure.target_linears()
     stored = {
-        f"{name}.weight": scheme.nbytes(_matrix(source.shape(f"{name}.weight")))
-        for name, scheme in formats(config, recipe).items()
+        f"{name}.weight": scheme.nbytes(_matrix(layout.shapes[f"{name}.weight"]))
+        for name, scheme in formats(structure, recipe).items()
     }
     packed = {f"{name}.weight": stored[f"{name}.weight"] for name in targets}
     plain = {name: 2 * math.prod(entry.shape) for name, entry in source.entries.items() if name not in stored}
+    head = f"{structure.head}.weight"
+    if parted(source, structure, recipe) and head not in stored:
+        plain[head] = 2 * math.prod(layout.shapes[head])
     elements = sum(math.prod(source.shape(name)) for name in packed)
-    layer = sum(entry.nbytes for name, entry in source.entries.items() if _layer_of(name) == 0)
-    per_expert = elements // (2 * config.num_layers) * 4
+    layer = sum(entry.nbytes for name, entry in source.entries.items() if structure.layer_of(name) == 0)
+    per_expert = elements // (len(structure.experts) * structure.layers) * 4
     widest = max(source.shape(name)[1] for name in packed)
     moments = 4 * widest**2 * MATRICES if recipe.gptq else 0
     return Plan(
@@ -138,7 +134,7 @@ def plan(source: TensorSource, config: LanceConfig, recipe: Recipe, max_shard_by
 
 def quantize(
     source: TensorSource,
-    config: LanceConfig,
+    layout: Layout,
     recipe: Recipe,
     find_inputs: FindInputs,
     tokens: dict[str, int] | None,
@@ -151,7 +147,7 @@ def quantize(
 
     Args:
         source: its tensors.
-        config: its sizes.
+        layout: what it must hold, and its decoder's structure.
         recipe: how.
         find_inputs: what the calibration knows of a group's input, None where it does not know enough.
         tokens: calibration tokens by linear; None without a calibration.
@@ -164,22 +160,23 @@ def quantize(
         CheckpointError: a missing, unknown, mis-shaped or non-finite tensor; it is named.
         UsageError: a group that does not divide a linear.
     """
-    check_keys(source, config, recipe)
+    check_keys(source, layout, recipe)
+    structure = layout.structure
     accounting = Accounting()
-    total = config.num_layers + 1
+    total = structure.layers + 1
 
     def hand_on(unit: Unit) -> None:
         accounting.written += len(unit)
         write(unit)
 
-    for layer in range(config.num_layers):
+    for layer in range(structure.layers):
         progress(layer, total, f"layer {layer}")
         result = finished.load(layer) if finished else None
         if result is None:
-            names = [name for name in source.keys() if _layer_of(name) == layer]  # noqa: SIM118
+            names = [name for name in source.keys() if structure.layer_of(name) == layer]  # noqa: SIM118
             tensors = {name: source.get(name, finite=True) for name in names}
             with torch.inference_mode():
-                result = quantize_layer(layer, tensors, recipe, find_inputs, tokens, device)
+                result = quantize_layer(structure, layer, tensors, recipe, find_inputs, tokens, device)
             if finished:
                 finished.keep(layer, result)
         accounting.read += len(result.quantized) + len(result.folded) + len(result.passed)
@@ -188,22 +185,30 @@ def quantize(
         accounting.passed += len(result.passed)
         accounting.records += result.records
         hand_on(result.tensors)
-    progress(config.num_layers, total, "embeddings and head")
-    outer = {OUTER_MODULES[key]: scheme for key, scheme in recipe.outer.items()}
+    progress(structure.layers, total, "embeddings and head")
+    outer = {structure.outer[key]: scheme for key, scheme in recipe.outer.items()}
+
+    def finish(module: str, name: str, tensor: Tensor) -> bool:
+        """Hand on a tensor outside the layers; whether it was quantized."""
+        if module not in outer:
+            hand_on({name: store_plain(name, tensor)})
+            return False
+        rounding = Rounding(outer[module], True, False, STORED)
+        rounded = round_blindly([tensor.to(device, torch.float32)], rounding)
+        hand_on(to_tensors(module, rounded.weights[0]))
+        return True
+
     for name in source.keys():  # noqa: SIM118
-        if _layer_of(name) is not None:
+        if structure.layer_of(name) is not None:
             continue
-        tensor, module = source.get(name, finite=True), name.removesuffix(".weight")
+        tensor = source.get(name, finite=True)
         accounting.read += 1
-        if module in outer:
-            rounded = round_blindly(
-                [tensor.to(device, torch.float32)], Rounding(outer[module], True, False, STORED)
-            )
-            hand_on(to_tensors(module, rounded.weights[0]))
+        if finish(name.removesuffix(".weight"), name, tensor):
             accounting.quantized += 1
         else:
-            hand_on({name: store_plain(name, tensor)})
             accounting.passed += 1
+        if name == f"{structure.embedding}.weight" and parted(source, structure, recipe):
+            finish(structure.head, f"{structure.head}.weight", tensor)
     done = accounting.quantized + accounting.folded + accounting.passed
     if not accounting.read == done == len(source.entries):
         raise CheckpointError(
@@ -211,11 +216,6 @@ def quantize(
         )
     progress(total, total, "")
     return accounting
-
-
-def _layer_of(name: str) -> int | None:
-    found = _LAYER.match(name)
-    return int(found.group(1)) if found else None
 
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:

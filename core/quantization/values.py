@@ -1,4 +1,4 @@
-"""The fold from v to o: one scale of the value channels, shared by both experts.
+"""The fold from v to o: one scale of the value channels, shared by all experts.
 
 Attention mixes values of tokens of both experts (and of the cache), and its output goes to the o projection of
 the token that asks. So one vector over the key/value heads' channels divides the rows and bias of both v
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.quantization.awq import Choice, candidates, evenness
 from core.quantization.folds import fold_rows, scale_columns
-from core.quantization.groups import EXPERTS, Expert, LinearGroup, layer_groups
+from core.quantization.groups import Expert, LinearGroup, Structure
 from core.quantization.losses import BlockLoss, Inputs, linear_block
 from core.quantization.recipe import ValuesStep
 from core.quantization.rounding import Rounding
@@ -49,6 +49,7 @@ def per_value_channel(columns: Tensor, kv_heads: int, head_dim: int) -> Tensor:
 
 
 def search_values(
+    structure: Structure,
     layer: int,
     read: Callable[[str], Tensor],
     find_inputs: Callable[[LinearGroup], Inputs | None],
@@ -61,6 +62,7 @@ def search_values(
     mean, before they are raised to a power.
 
     Args:
+        structure: the decoder's.
         layer: its index.
         read: a tensor of the layer as float32 by full name.
         find_inputs: the calibration's view of a group's input.
@@ -70,17 +72,18 @@ def search_values(
     Returns:
         The fold, or None where none lowers the loss or an expert's input is not known well enough.
     """
-    groups = {(group.expert, group.kind): group for group in layer_groups(layer)}
-    o = {expert: groups[expert, "o"] for expert in EXPERTS}
-    v = {expert: groups[expert, "qkv"].linears[2] for expert in EXPERTS}
+    experts = tuple(structure.experts)
+    groups = {(group.expert, group.kind): group for group in structure.layer_groups(layer)}
+    o = {expert: groups[expert, "o"] for expert in experts}
+    v = {expert: groups[expert, "qkv"].linears[2] for expert in experts}
     inputs: dict[Expert, Inputs] = {}
-    for expert in EXPERTS:
+    for expert in experts:
         found = find_inputs(o[expert])
         if found is None:
             return None
         inputs[expert] = found
-    weights = {expert: read(f"{o[expert].linears[0]}.weight") for expert in EXPERTS}
-    head_dim = read(f"{v['und'].replace('v_proj', 'k_norm')}.weight").shape[0]
+    weights = {expert: read(f"{o[expert].linears[0]}.weight") for expert in experts}
+    head_dim = structure.head_dim
     kv_heads = read(f"{v['und']}.weight").shape[0] // head_dim
     heads = weights["und"].shape[1] // head_dim
 
@@ -90,30 +93,31 @@ def search_values(
         ]
         return torch.stack(parts).mean(0)
 
-    losses = {e: BlockLoss(linear_block, [weights[e]], inputs[e]) for e in EXPERTS}
+    losses = {e: BlockLoss(linear_block, [weights[e]], inputs[e]) for e in experts}
 
     def value_of(expert: Expert, s: Tensor, rounding: Rounding) -> float:
         scaled = scale_columns(weights[expert], s)
         return losses[expert](rounding.roundtrip([scaled], inputs[expert].mean_sq / s.square()), s)
 
     one = torch.ones_like(inputs["und"].mean_abs)
-    plain = {e: value_of(e, one, rounding.plain()) for e in EXPERTS}
+    plain = {e: value_of(e, one, rounding.plain()) for e in experts}
     best = {
-        e: Choice("identity", 0.0, one, plain[e], min(plain[e], value_of(e, one, rounding))) for e in EXPERTS
+        e: Choice("identity", 0.0, one, plain[e], min(plain[e], value_of(e, one, rounding))) for e in experts
     }
     chosen: Tensor | None = None
-    a = pooled({e: inputs[e].mean_abs for e in EXPERTS})
-    w = pooled({e: evenness([weights[e]], rounding.scheme.group_size) for e in EXPERTS})
+    a = pooled({e: inputs[e].mean_abs for e in experts})
+    w = pooled({e: evenness([weights[e]], rounding.scheme.group_size) for e in experts})
     for mode, exponent, wanted in candidates(a, w, step.exponents, duo=True):
         s = per_query_head(wanted, heads, head_dim)
-        tried = {e: Choice(mode, exponent, s, plain[e], value_of(e, s, rounding)) for e in EXPERTS}
+        tried = {e: Choice(mode, exponent, s, plain[e], value_of(e, s, rounding)) for e in experts}
         if sum(c.loss_after for c in tried.values()) < sum(c.loss_after for c in best.values()):
             best, chosen = tried, wanted
     if chosen is None:
         return None
     tensors: dict[str, Tensor] = {}
-    for expert in EXPERTS:
+    for expert in experts:
         tensors[f"{v[expert]}.weight"] = fold_rows(read(f"{v[expert]}.weight"), chosen)
-        tensors[f"{v[expert]}.bias"] = read(f"{v[expert]}.bias") / chosen
+        if bias := structure.bias_of(v[expert]):
+            tensors[bias] = read(bias) / chosen
         tensors[f"{o[expert].linears[0]}.weight"] = scale_columns(weights[expert], best[expert].scale)
     return ValueFold(tensors, best)

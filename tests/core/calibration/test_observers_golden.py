@@ -16,7 +16,7 @@ from core.calibration.observers import Observer
 from core.calibration.statistics import Statistics
 from core.lance.generation import Understanding, drawing
 from core.lance.sampler import Sampling, sample
-from core.quantization.groups import all_groups
+from core.lance.structure import lance_structure
 
 
 def observe_question(pipeline: Any, golden: Path, name: str, recorded: dict[str, torch.Tensor]) -> Statistics:
@@ -36,7 +36,7 @@ def observe_question(pipeline: Any, golden: Path, name: str, recorded: dict[str,
 
 
 def compare(statistics: Statistics, recorded: dict[str, torch.Tensor], layers: int) -> None:
-    for group in all_groups(layers):
+    for group in lance_structure(layers).groups():
         for name in group.linears:
             if f"act.{name}.count" not in recorded:
                 assert name not in statistics.tokens
@@ -99,10 +99,10 @@ def test_hooks_are_gone_afterwards(tiny_pipeline: Any) -> None:
 
 def test_all_linears_of_both_experts_are_observed(tiny_world: Any) -> None:
     from core.calibration.record import coverage, load_record, too_few
-    from core.quantization.groups import target_linears
+    from core.lance.structure import lance_structure
 
     record = load_record(tiny_world.calibration)
-    table = coverage(record.tokens, target_linears(3))
+    table = coverage(record.tokens, lance_structure(3).target_linears())
     assert len(table) == 42
     assert not too_few(table, 1)
     q = record.tokens["language_model.model.layers.0.self_attn.q_proj"]

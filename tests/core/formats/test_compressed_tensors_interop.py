@@ -12,7 +12,7 @@ import torch
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
 from core.formats.compressed_tensors import quantization_config, schemes_of, tensor_keys, to_tensors
-from core.quantization.groups import UNTOUCHED, target_linears
+from core.lance.structure import UNTOUCHED, lance_structure
 from core.quantization.integer import quantize
 from core.quantization.rounding import Rounding
 from core.quantization.scheme import NVFP4, Scheme
@@ -120,7 +120,7 @@ def test_a_whole_variant_is_read_by_the_package(tiny_world: Any) -> None:
         config = json.loads((folder / "config.json").read_text())["quantization_config"]
         scheme = their_scheme(config)
         source = TensorSource.open(folder)
-        for name in target_linears(3):
+        for name in lance_structure(3).target_linears():
             local = {
                 key: source.get(f"{name}.{key}")
                 for key in ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape")
@@ -140,7 +140,7 @@ def test_the_config_targets_exactly_the_quantized_linears(tiny_world: Any, tiny_
     config = quantization_config(Scheme(4, 32, False), list(UNTOUCHED))
     targets = config["config_groups"]["group_0"]["targets"]
     matched = [name for name, _ in match_named_modules(tiny_pipeline.model, targets, config["ignore"])]
-    assert sorted(matched) == sorted(target_linears(3))
+    assert sorted(matched) == sorted(lance_structure(3).target_linears())
 
 
 def test_a_head_of_its_own_is_targeted_once(tiny_pipeline: Any) -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.errors import CheckpointError, UsageError, WorkbenchError
-from core.quantization.groups import target_linears
+from core.lance.structure import lance_structure
 from core.quantization.importing import import_variant
 from core.runtime import enforcement, load_model
 from core.runtime.linear import QuantizedLinear
@@ -27,7 +27,7 @@ def write_files(folder: Path, checkpoint: Path, bits: int) -> dict[str, torch.Te
     stored = {name: t.bfloat16() if t.is_floating_point() else t for name, t in tensors.items()}
     meta: dict[str, Any] = {}
     runs = {}
-    for name in target_linears(3):
+    for name in lance_structure(3).target_linears():
         weight = stored.pop(f"{name}.weight").float()
         groups = weight.unflatten(-1, (-1, GROUP))
         low, high = groups.amin(-1), groups.amax(-1)

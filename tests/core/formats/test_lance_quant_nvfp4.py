@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.errors import CheckpointError, UsageError, WorkbenchError
-from core.quantization.groups import target_linears
+from core.lance.structure import lance_structure
 from core.quantization.importing import import_variant
 from core.runtime import enforcement, load_model
 from core.runtime.linear import QuantizedLinear
@@ -39,7 +39,7 @@ def write_files(folder: Path, checkpoint: Path) -> dict[str, torch.Tensor]:
     }
     meta: dict[str, Any] = {}
     runs = {}
-    for name in target_linears(3):
+    for name in lance_structure(3).target_linears():
         weight = stored.pop(f"{name}.weight").double().numpy()
         blocks = weight.reshape(len(weight), -1, BLOCK)
         scale = np.maximum(np.abs(blocks).max(-1), 1e-8) / 6

@@ -7,7 +7,7 @@ after, and its NVFP4 has no global scale.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from core.calibration.statistics import StatisticsFile
 from core.checkpoints.source import TensorSource
-from core.quantization.groups import LinearGroup, all_groups
+from core.quantization.groups import LinearGroup
 from core.quantization.nvfp4 import nearest_codes
 
 Format = Callable[[Tensor], Tensor]
@@ -76,14 +76,18 @@ def search(weights: list[Tensor], act: Tensor, form: Format) -> Tensor:
 
 
 def seed_weights(
-    source: TensorSource, statistics: StatisticsFile, layers: int, form: Format, scored: Format | None = None
+    source: TensorSource,
+    statistics: StatisticsFile,
+    groups: Sequence[LinearGroup],
+    form: Format,
+    scored: Format | None = None,
 ) -> dict[str, Tensor]:
     """What the seed's variant of a checkpoint computes with: the tensors that differ, dense float32 by name.
 
     ``form`` is what is stored, ``scored`` what the search takes for it.
     """
     found: dict[str, Tensor] = {}
-    for group in all_groups(layers):
+    for group in groups:
         weights = [source.get(f"{name}.weight").bfloat16().float() for name in group.linears]
         if group.norm is not None:
             s = search(weights, mean_magnitude(statistics, group), scored or form)

@@ -16,6 +16,7 @@ from core.calibration.record import STATISTICS_FILE
 from core.calibration.statistics import StatisticsFile
 from core.checkpoints.source import TensorSource
 from core.demo import CHECKPOINT
+from core.lance.structure import lance_structure
 from core.quantization import job
 from core.runtime import load_model
 
@@ -37,9 +38,8 @@ def test_on_the_tiny_model_every_best_recipe_beats_the_seed(
         spec = {"checkpoint": str(tiny_checkpoint), "recipe": recipe, "group": group, "device": "cpu"}
         done = job.run(spec | {"calibration": str(tiny_world.calibration)}, context)
         ours = load_model(Path(done["path"]), "cpu", torch.float32)
-        seed = with_weights(
-            tiny_checkpoint, seed_weights(TensorSource.open(tiny_checkpoint), statistics, 3, form, scored)
-        )
+        source, groups = TensorSource.open(tiny_checkpoint), lance_structure(3).groups()
+        seed = with_weights(tiny_checkpoint, seed_weights(source, statistics, groups, form, scored))
         assert float(reference.kl(ours).mean()) < float(reference.kl(seed).mean())
         assert reference.velocity_error(ours) < reference.velocity_error(seed)
 
@@ -61,7 +61,9 @@ def test_on_the_embedded_lance_the_bars_hold(context: Any) -> None:
     ):
         done = job.run(base | {"recipe": recipe, "calibration": str(calibration)}, context)
         ours = load_model(Path(done["path"]), "cpu", torch.float32)
-        seed = with_weights(CHECKPOINT, seed_weights(source, statistics, 4, form, scored))
+        seed = with_weights(
+            CHECKPOINT, seed_weights(source, statistics, lance_structure(4).groups(), form, scored)
+        )
         kl = [float(reference.kl(pipeline).mean()) for pipeline in (ours, seed)]
         velocity = [reference.velocity_error(pipeline) for pipeline in (ours, seed)]
         print(

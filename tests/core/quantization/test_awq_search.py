@@ -45,7 +45,9 @@ def test_a_search_never_ends_worse_than_plain_rounding() -> None:
         weights[0][:, seed] *= 30
         down = torch.randn(16, 32, generator=generator)
         inputs = _inputs(64, generator, seed % 2 == 0)
-        choice = search(weights, inputs, mlp_block(down), Rounding(Scheme(4, 32, False)))
+        choice = search(
+            weights, inputs, mlp_block(down, "silu", (None, None)), Rounding(Scheme(4, 32, False))
+        )
         assert choice.loss_after <= choice.loss_before
 
 
@@ -78,7 +80,7 @@ def test_the_length_of_a_head_does_not_count_in_queries_and_keys() -> None:
     q, k, v = (torch.randn(n, 32, generator=generator) for n in (32, 16, 16))
     zero = [torch.zeros(n) for n in (32, 16, 16)]
     rows = torch.randn(20, 32, generator=generator)
-    block = attention_block(zero, torch.ones(16), torch.ones(16))
+    block = attention_block(zero, torch.ones(16), torch.ones(16), 1e-6)
     first, second = block((q, k, v), rows), block((3 * q, 0.5 * k, v), rows)
     for a, b in zip(first, second, strict=True):
         assert torch.allclose(a, b, atol=1e-4)

@@ -11,8 +11,8 @@ import torch
 from core.lance.cache import KVCache
 from core.lance.decoder import Routing
 from core.lance.roles import Role
+from core.lance.structure import lance_structure
 from core.quantization.folds import fold_norm, fold_rows, scale_columns
-from core.quantization.groups import all_groups
 from core.quantization.values import per_query_head, per_value_channel
 
 
@@ -35,7 +35,7 @@ def fold_everything(model: Any, layers: int, stored: torch.dtype) -> None:
         channels = model.config.num_kv_heads * model.config.head_dim
         s = torch.exp2(torch.rand(channels, generator=generator) * 4 - 2)
         fold_values(model, layer, s, s)
-    for group in all_groups(layers):
+    for group in lance_structure(layers).groups():
         if group.norm is None and group.rows_of is None:
             continue
         linears = [model.get_submodule(name) for name in group.linears]

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from core.calibration.record import load_record
 from core.checkpoints.source import TensorSource
 from core.errors import Cancelled, CheckpointError, UsageError, WorkbenchError
+from core.lance.structure import lance_structure
 from core.quantization import job
 from core.quantization import recipe as recipes
-from core.quantization.groups import layer_groups
 from core.quantization.inputs import CalibrationInputs, check_coverage
 
 Q0 = "language_model.model.layers.0.self_attn.q_proj.weight"
@@ -270,7 +270,7 @@ def test_buckets_weigh_what_their_role_does_and_share_the_rows(tiny_world: Any) 
         == []
     )
     inputs = CalibrationInputs(tiny_world.calibration, recipe, [], torch.device("cpu"))
-    und, gen = (next(g for g in layer_groups(1) if (g.expert, g.kind) == (e, "qkv")) for e in ("und", "gen"))
+    und, gen = (group for group in lance_structure().layer_groups(1) if group.kind == "qkv")
     found = inputs(und)
     assert found is not None
     # Sorted buckets: t2i/text, x2t_image/answer, x2t_image/text, x2t_image/vit.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from drawn_inputs import correlated, inputs_of
 
+from core.lance.structure import lance_structure
 from core.quantization.groups import LinearGroup
 from core.quantization.losses import Inputs
 from core.quantization.recipe import ValuesStep
@@ -13,6 +14,7 @@ from core.quantization.scheme import Scheme
 from core.quantization.values import search_values
 
 HEADS, KV_HEADS, HEAD_DIM, HIDDEN = 4, 2, 32, 48
+LANCE = lance_structure(1, HEAD_DIM)
 ROUNDING = Rounding(Scheme(4, 32, False), searched=True)
 
 
@@ -32,14 +34,15 @@ def layer(loud: float) -> tuple[dict[str, torch.Tensor], dict[str, Inputs]]:
             KV_HEADS * HEAD_DIM, HIDDEN, generator=generator
         )
         tensors[f"{base}.v_proj{suffix}.bias"] = torch.randn(KV_HEADS * HEAD_DIM, generator=generator)
-        tensors[f"{base}.k_norm{suffix}.weight"] = torch.ones(HEAD_DIM)
         inputs[expert] = inputs_of(rows * columns, rows[:0])
     return tensors, inputs
 
 
 def test_loud_value_channels_are_scaled_for_both_experts_alike() -> None:
     tensors, inputs = layer(12.0)
-    fold = search_values(0, tensors.__getitem__, lambda group: inputs[group.expert], ValuesStep(), ROUNDING)
+    fold = search_values(
+        LANCE, 0, tensors.__getitem__, lambda group: inputs[group.expert], ValuesStep(), ROUNDING
+    )
     assert fold is not None and set(fold.choices) == {"und", "gen"}
     und, gen = fold.choices["und"], fold.choices["gen"]
     assert torch.equal(und.scale, gen.scale)
@@ -56,7 +59,9 @@ def test_loud_value_channels_are_scaled_for_both_experts_alike() -> None:
 
 def test_a_scale_that_does_not_lower_the_joint_loss_is_not_kept() -> None:
     tensors, inputs = layer(1.0)
-    found = search_values(0, tensors.__getitem__, lambda group: inputs[group.expert], ValuesStep(), ROUNDING)
+    found = search_values(
+        LANCE, 0, tensors.__getitem__, lambda group: inputs[group.expert], ValuesStep(), ROUNDING
+    )
     if found is not None:
         flat = {e: c.loss_after for e, c in found.choices.items()}
         assert sum(flat.values()) < sum(c.loss_before for c in found.choices.values())
@@ -68,4 +73,4 @@ def test_an_expert_that_was_not_seen_leaves_the_values_alone() -> None:
     def find(group: LinearGroup) -> Inputs | None:
         return inputs["und"] if group.expert == "und" else None
 
-    assert search_values(0, tensors.__getitem__, find, ValuesStep(), ROUNDING) is None
+    assert search_values(LANCE, 0, tensors.__getitem__, find, ValuesStep(), ROUNDING) is None

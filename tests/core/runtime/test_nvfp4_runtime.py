@@ -12,8 +12,8 @@ from PIL import Image
 
 from core.checkpoints.source import TensorSource
 from core.lance.generation import teacher_forced
+from core.lance.structure import lance_structure
 from core.quantization import job
-from core.quantization.groups import all_groups
 from core.runtime import enforcement, load_model
 from core.runtime.linear import QuantizedLinear
 
@@ -50,7 +50,7 @@ def test_a_variant_runs_as_stored_and_takes_four_and_a_half_bits(variants: dict[
 
 def test_linears_that_runtimes_fuse_share_the_global_scale(variants: dict[str, Any]) -> None:
     source = TensorSource.open(Path(variants["nvfp4-best"]["path"]))
-    for group in all_groups(3):
+    for group in lance_structure(3).groups():
         found = {float(source.get(f"{name}.weight_global_scale")) for name in group.linears}
         assert len(found) == 1 and torch.frexp(torch.tensor(found.pop()))[0] == 0.5
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from core.errors import CheckpointError, UsageError
 from core.lance.generation import teacher_forced
-from core.quantization.groups import target_linears
+from core.lance.structure import lance_structure
 from core.quantization.integer import quantize
 from core.quantization.scheme import Scheme
 from core.runtime import enforcement, load_model, pick_device, pick_dtype
@@ -52,7 +52,7 @@ def test_a_variant_runs_quantized_and_says_so(variant: Path) -> None:
     assert (found.swapped, found.targets, found.scheme) == (42, 42, "int4 asym g32")
     assert found.bytes_held == found.bytes_stored > 0
     assert found.kernel_path == "torch-reference:cpu:held"
-    assert sorted(pipeline.report.swapped) == sorted(target_linears(3))
+    assert sorted(pipeline.report.swapped) == sorted(lance_structure(3).target_linears())
     assert json.dumps(found.to_json())
 
 
