@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from core.errors import UsageError
 from core.files import sha256_text
 from core.quantization import widths
 from core.quantization.scheme import KINDS as FORMATS
-from core.quantization.scheme import NVFP4, Scheme
+from core.quantization.scheme import CHANNEL, NVFP4, Scheme
 from core.quantization.tables import Tables
 from core.quantization.widths import Mixed, Width
 
@@ -35,7 +36,7 @@ FOLDABLE = ("qkv", "gate_up", "down")
 _WIDTHS = re.compile(r"(?ms)^\[widths\].*?(?=^\[|\Z)")
 """The table of widths in a recipe's text."""
 
-_GROUP = re.compile(r"(?ms)^(\[format\].*?^\s*group\s*=\s*)\d+")
+_GROUP = re.compile(r"(?ms)^(\[format\].*?^\s*group\s*=\s*)(?:\d+|\"channel\")")
 
 ROLES = ("text", "vit", "answer", "noisy", "clean")
 
@@ -157,18 +158,19 @@ class Recipe:
     @property
     def variant_suffix(self) -> str:
         """``int4-awq-g64``: what a variant's name adds to the checkpoint's."""
-        return f"{self.name}-g{self.scheme.group_size}"
+        return f"{self.name}-{self.scheme.group_label}"
 
-    def with_group(self, group: int | None) -> Recipe:
-        """The same with another group size; None keeps the recipe's own.
+    def with_group(self, group: int | Literal["channel"] | None) -> Recipe:
+        """The same with another group size, or one scale a row; None keeps the recipe's own.
 
         Raises:
             UsageError: the group is not positive, or not 16 for NVFP4.
         """
-        if group is None or group == self.scheme.group_size:
+        size = CHANNEL if group == "channel" else group
+        if size is None or size == self.scheme.group_size:
             return self
-        scheme = dataclasses.replace(self.scheme, group_size=group)
-        text = _GROUP.sub(rf"\g<1>{group}", self.text, count=1)
+        scheme = dataclasses.replace(self.scheme, group_size=size)
+        text = _GROUP.sub(rf"\g<1>{json.dumps(group)}", self.text, count=1)
         return dataclasses.replace(self, scheme=scheme, text=text)
 
     def with_widths(self, chosen: Mapping[str, int]) -> Recipe:
@@ -284,13 +286,19 @@ class _Reader(Tables):
         try:
             return Scheme(
                 self.value(form, f"{key}.bits", int),
-                self.value(form, f"{key}.group", int),
+                CHANNEL if form.get("group") == "channel" else self.group(form, f"{key}.group"),
                 self.value(form, f"{key}.symmetric", bool),
             )
         except UsageError as error:
             if str(self.path) in str(error):
                 raise
             raise UsageError(f"{self.path}: {key}: {error}") from None
+
+    def group(self, form: dict[str, Any], key: str) -> int:
+        size: int = self.value(form, key, int)
+        if size < 1:
+            raise UsageError(f"{self.path}: {key} is {size}, wanted a number of columns or 'channel'")
+        return size
 
     def check_order(self, steps: tuple[Step, ...]) -> None:
         scaled = [group for step in steps if isinstance(step, AwqStep) for group in step.groups]

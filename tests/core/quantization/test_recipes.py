@@ -43,6 +43,18 @@ def test_another_group_is_another_recipe_and_its_text_says_so() -> None:
     assert recipe.with_group(None) == recipe
 
 
+def test_a_group_may_be_the_whole_row(tmp_path: Path) -> None:
+    recipe = recipes.load("int4-best").with_group("channel")
+    assert (recipe.scheme.label, recipe.variant_suffix) == ("int4 asym channel", "int4-best-channel")
+    path = tmp_path / "mine.toml"
+    path.write_text(recipe.text)
+    assert recipes.load(str(path)) == recipe
+    assert recipe.with_group(64) == recipes.load("int4-best")
+    path.write_text(recipe.text.replace('"channel"', "-1"))
+    with pytest.raises(UsageError, match=r"format\.group is -1, wanted a number of columns or 'channel'"):
+        recipes.load(str(path))
+
+
 def test_head_and_embedding_keep_their_own_groups(tmp_path: Path) -> None:
     recipe = recipes.load("int4-compact")
     assert {key: scheme.label for key, scheme in recipe.outer.items()} == {
