@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from core.errors import UsageError
 from core.files import sha256_text
 from core.quantization import widths
-from core.quantization.scheme import KINDS as FORMATS
 from core.quantization.scheme import CHANNEL, NVFP4, Scheme
+from core.quantization.scheme import KINDS as FORMATS
 from core.quantization.tables import Tables
 from core.quantization.widths import Mixed, Width
 
