@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import warnings
@@ -9,22 +10,23 @@ import warnings
 import torch
 from torch import Tensor
 
-from kernels import reference
+from kernels import int8, reference, tiles
 from kernels.config import choose
-from kernels.tiles import TiledWeight, tile, unsupported
+from kernels.decoder_ops import swiglu
+from kernels.int8 import Int8Weight
+from kernels.tiles import TiledWeight, tile
 from kernels.weights import StoredWeight
 
 REFERENCE = "torch-reference"
 
-Weight = StoredWeight | TiledWeight
-"""A weight as stored, which the reference runs, or as tiled for the kernels."""
+Weight = StoredWeight | Int8Weight | TiledWeight
+"""A weight as stored, which the reference runs (and, of eight bits, a kernel), or as tiled for the kernels."""
+
+MOST_GATED_ROWS = 16
+"""Up to so many rows of activations SwiGLU runs inside the product; above, tiles of gate and up in one program
+cost more registers than a pass over the result costs time."""
 
 _warned: set[str] = set()
-
-
-def kernel_path(device: torch.device) -> str:
-    """Name of the implementation that ``quantized_linear`` uses on ``device``, for run manifests."""
-    return f"{REFERENCE}:{device.type}"
 
 
 def quantized_linear(
@@ -36,7 +38,12 @@ def quantized_linear(
 
 def no_kernels(device: torch.device) -> str | None:
     """Why no kernel can run on ``device``, or None."""
-    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
+    return _no_kernels(device, os.environ.get("TRITON_INTERPRET") == "1")
+
+
+@functools.cache
+def _no_kernels(device: torch.device, interpreted: bool) -> str | None:
+    if device.type == "cpu" and interpreted:
         return None if importlib.util.find_spec("triton") else "the triton package is not installed"
     if device.type != "cuda" or torch.version.hip:
         return f"they are written for NVIDIA GPUs, not for {device.type}"
@@ -47,23 +54,34 @@ def no_kernels(device: torch.device) -> str | None:
     return None
 
 
-def prepare(weight: StoredWeight) -> Weight:
-    """``weight`` in the layout of the kernels if they can run it on its device, otherwise as it is.
-
-    The first time a reason is met that a GPU's weight is left to the reference, a warning says so.
-    """
-    device = weight.packed.device
-    reason = no_kernels(device) or unsupported(weight)
-    if reason is None:
-        return tile(weight)
+def warn_once(device: torch.device, what: str, reason: str) -> None:
+    """Warn that ``what`` is left to the reference on a device that is not a CPU, once for each reason."""
     if device.type != "cpu" and reason not in _warned:
         _warned.add(reason)
         warnings.warn(
-            f"linear {list(weight.shape)} {weight.label} runs on the slow reference path: no kernel, {reason}",
-            RuntimeWarning,
-            stacklevel=2,
+            f"{what} runs on the slow reference path: no kernel, {reason}", RuntimeWarning, stacklevel=3
         )
-    return weight
+
+
+def why_not(weight: StoredWeight | Int8Weight) -> str | None:
+    """Why no kernel can run ``weight`` where it is, or None."""
+    blocked = no_kernels(weight.packed.device)
+    if blocked is not None:
+        return blocked
+    return int8.unsupported(weight) if isinstance(weight, Int8Weight) else tiles.unsupported(weight)
+
+
+def prepare(weight: StoredWeight | Int8Weight) -> Weight:
+    """``weight`` in the layout of the kernels if they can run it on its device, otherwise as it is.
+
+    Eight bits stay as they are. The first time a reason is met that a GPU's weight is left to the reference, a
+    warning says so.
+    """
+    reason = why_not(weight)
+    if reason is not None:
+        warn_once(weight.packed.device, f"linear {list(weight.shape)} {weight.label}", reason)
+        return weight
+    return weight if isinstance(weight, Int8Weight) else tile(weight)
 
 
 def path(weight: Weight, m: int | None = None) -> str:
@@ -75,7 +93,8 @@ def path(weight: Weight, m: int | None = None) -> str:
         m: rows of activations; None leaves out which configuration.
     """
     if not isinstance(weight, TiledWeight):
-        return f"{REFERENCE}:{weight.packed.device.type}"
+        runs = isinstance(weight, Int8Weight) and why_not(weight) is None
+        return "triton" if runs else f"{REFERENCE}:{weight.packed.device.type}"
     if m is None:
         return "triton"
     name, processors = _device(weight.device)
@@ -100,7 +119,45 @@ def linear_swiglu(x: Tensor, weight: Weight, bias: Tensor | None = None, out: Te
     Raises:
         ValueError: ``x``, ``weight`` and ``out`` do not fit, or N is odd.
     """
+    rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
+    if isinstance(weight, TiledWeight) and rows > MOST_GATED_ROWS and weight.rows % 2 == 0:
+        both = _run(x, weight, bias, None, gated=False)
+        halves = x.new_empty(*x.shape[:-1], weight.rows // 2) if out is None else out
+        swiglu(both.view(-1, weight.rows), halves.view(-1, weight.rows // 2))
+        return halves
     return _run(x, weight, bias, out, gated=True)
+
+
+def linear_rows(x: Tensor, weight: TiledWeight, first: int, count: int, bias: Tensor | None = None) -> Tensor:
+    """As ``linear`` with rows ``first`` .. ``first + count`` of a fused weight: [..., K] to [..., count].
+
+    Decodes them into scratch memory for each call, unless they are all there are.
+
+    Args:
+        x: [..., K].
+        weight: rows of different NVFP4 parts cannot be asked for together.
+        first: the first row.
+        count: how many.
+        bias: [count].
+    """
+    if count == weight.rows:
+        return linear(x, weight, bias)
+    if x.dtype not in (torch.bfloat16, torch.float16) or not x.numel():
+        dense = weight.dense()[first : first + count].to(x.dtype)
+        return torch.nn.functional.linear(x, dense, None if bias is None else bias.to(x.dtype))
+    from kernels.decode import NVFP4_REST
+    from kernels.launch import decode_rows
+
+    dense = decode_rows(weight, first, count, x)
+    alpha, start = 1.0, 0
+    for rows, factor in weight.parts:
+        if start <= first < start + rows:
+            alpha = factor * NVFP4_REST[str(x.dtype).removeprefix("torch.")]
+        start += rows
+    flat = x.reshape(-1, weight.columns)
+    addend = x.new_empty(count) if bias is None else bias.to(x.dtype)
+    found = torch.addmm(addend, flat, dense.t(), beta=0 if bias is None else 1, alpha=alpha)
+    return found.view(*x.shape[:-1], count)
 
 
 def _device(device: torch.device) -> tuple[str, int]:
@@ -134,6 +191,10 @@ def _run(x: Tensor, weight: Weight, bias: Tensor | None, out: Tensor | None, gat
         into = None if out is None else out.view(-1, wanted[-1])
         done = launch(flat, weight, None if bias is None else bias.contiguous(), config, gated, into)
         return done.view(wanted) if out is None else out
+    if isinstance(weight, Int8Weight) and not gated and x.numel() and why_not(weight) is None:
+        target = x.new_empty(wanted) if out is None else out
+        int8.linear(x.reshape(-1, columns).contiguous(), weight, bias, target.view(-1, rows))
+        return target
     result = torch.nn.functional.linear(x, weight.dense().to(x.dtype), bias)
     if gated:
         left, up = result.chunk(2, dim=-1)

@@ -14,7 +14,10 @@ from core.lance.decoder import target_names
 from core.lance.loading import Pipeline
 from core.quantization.scheme import Scheme
 from core.runtime.linear import QuantizedLinear
-from kernels.linear import kernel_path
+from kernels.tiles import BLOCK
+
+SMALL = 1 << 15
+"""Bytes that a weight laid out for the kernels may hold beside its layout: what they count split sums with."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def variant_schemes(folder: Path) -> tuple[Scheme, dict[str, Scheme]] | None:
 
 def enforcement(pipeline: Pipeline) -> Enforcement:
     """Check that all target linears of a variant are quantized (none of a plain checkpoint), and that they
-    hold what the files store.
+    hold what the files store, in the files' form or in the kernels'.
 
     Raises:
         CheckpointError: a linear was left unswapped, was swapped in a plain checkpoint, or holds other bytes
@@ -78,11 +81,13 @@ def enforcement(pipeline: Pipeline) -> Enforcement:
             if key != "bias" and buffer is not None
         )
         kept = module.nbytes - (0 if module.bias is None else module.bias.nbytes)
-        if kept != mine:
+        # The kernels' layout has whole blocks of columns, and scale and zero of an integer's group in one word.
+        blocks = -(-module.in_features // BLOCK) * BLOCK / module.in_features
+        most = mine if module.laid_out is None else mine * 7 / 6 * blocks + SMALL
+        if kept > most or module.stored_bytes != mine or (module.laid_out is None and kept != mine):
             raise CheckpointError(f"{name} holds {kept} bytes, its files {mine}: it is not kept as stored")
         held, stored = held + kept, stored + mine
     scheme = next(iter(swapped.values())).scheme.label if swapped else "bf16"
-    path = kernel_path(model.device) if swapped else f"torch:{model.device.type}"
-    if any(module.held is not None for module in swapped.values()):
-        path += ":held"
+    paths = {module.path for module in swapped.values()} or {f"torch:{model.device.type}"}
+    path = " + ".join(sorted(paths))
     return Enforcement(scheme, len(swapped), len(names), held, stored, path)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.quantization.scheme import Scheme
-from kernels.reference import dequantize_packed
+from kernels.embedding import gather
 
 
 class QuantizedEmbedding(nn.Module):
@@ -41,11 +41,15 @@ class QuantizedEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows [..., K] of ids [...]."""
-        flat = ids.flatten()
-        rows = dequantize_packed(
-            self.weight_packed[flat], self.weight_scale[flat], None, self.scheme.bits, self.embedding_dim
+        rows = gather(
+            ids.flatten(),
+            self.weight_packed,
+            self.weight_scale,
+            self.scheme.bits,
+            self.embedding_dim,
+            self.dtype,
         )
-        return rows.to(self.dtype).view(*ids.shape, self.embedding_dim)
+        return rows.view(*ids.shape, self.embedding_dim)
 
     def extra_repr(self) -> str:
         return f"{self.weight_packed.shape[0]}, {self.embedding_dim}, {self.scheme.label}"

@@ -89,7 +89,13 @@ def load_model(
     if place.type == "cpu" and weights <= HOLD_LIMIT:
         for module in quantized:
             module.hold(dtype)
-    enforcement(pipeline)
     if not observed and accelerated(place):
+        # First the engine, which fuses linears that share an input; what it leaves is laid out by itself.
         pipeline.engine = Engine(pipeline.model)
+    if place.type != "cpu":
+        for module in quantized:
+            module.lay_out()
+    if place.type == "cuda":
+        torch.cuda.empty_cache()  # of the stored weights, each in pieces of its own
+    enforcement(pipeline)
     return pipeline

@@ -10,7 +10,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from core.runtime.linear import QuantizedLinear
 from kernels import decoder_ops
+from kernels import linear as kernel
+from kernels.tiles import TiledWeight
+from kernels.weights import Int4Weight, Nvfp4Weight, concatenate_int4, concatenate_nvfp4
 
 
 class Projection(Protocol):
@@ -56,8 +60,47 @@ class FusedLinear:
         return decoder_ops.swiglu(self(x, x.new_empty(x.shape[0], self.out_features)), out)
 
 
+class FusedQuantized:
+    """Quantized linears as one weight in the kernels' layout, of which the modules keep their rows."""
+
+    def __init__(self, weight: TiledWeight, modules: Sequence[QuantizedLinear]) -> None:
+        self.weight = weight
+        self.out_features = weight.rows
+        first = 0
+        for module in modules:
+            module.adopt(weight, first)
+            first += module.out_features
+        biases = [
+            weight.codes.new_zeros(m.out_features, dtype=torch.bfloat16) if m.bias is None else m.bias
+            for m in modules
+        ]
+        self.bias = torch.cat(biases) if any(m.bias is not None for m in modules) else None
+
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        return kernel.linear(x, self.weight, self.bias, out)
+
+    def swiglu(self, x: Tensor, out: Tensor) -> Tensor:
+        return kernel.linear_swiglu(x, self.weight, self.bias, out)
+
+
+def fuse(modules: Sequence[QuantizedLinear]) -> FusedQuantized | None:
+    """The linears as one weight of the kernels, each freed of its own as soon as that exists; None, with the
+    warning of ``kernels.linear.prepare``, if no kernel runs them.
+    """
+    stored = [module.stored() for module in modules]
+    ints = [weight for weight in stored if isinstance(weight, Int4Weight)]
+    floats = [weight for weight in stored if isinstance(weight, Nvfp4Weight)]
+    if len(ints) < len(stored) > len(floats):
+        for module in modules:
+            module.lay_out()
+        return None
+    joint = concatenate_int4(ints) if ints else concatenate_nvfp4(floats)
+    prepared = kernel.prepare(joint if len(modules) > 1 else stored[0])  # type: ignore[arg-type]
+    return FusedQuantized(prepared, modules) if isinstance(prepared, TiledWeight) else None
+
+
 class SeparateLinears:
-    """Linears of any other kind (quantized ones), run one after another."""
+    """Linears of any other kind, run one after another."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.modules = list(modules)
@@ -76,4 +119,11 @@ class SeparateLinears:
 def project(modules: Sequence[nn.Module]) -> Projection:
     """The fastest projection for these modules."""
     linears = [module for module in modules if type(module) is nn.Linear]
-    return FusedLinear(linears) if len(linears) == len(modules) else SeparateLinears(modules)
+    if len(linears) == len(modules):
+        return FusedLinear(linears)
+    quantized = [module for module in modules if isinstance(module, QuantizedLinear)]
+    if len(quantized) == len(modules) and not kernel.no_kernels(quantized[0].weight_packed.device):
+        fused = fuse(quantized)
+        if fused is not None:
+            return fused
+    return SeparateLinears(modules)

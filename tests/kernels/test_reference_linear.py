@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels.linear import kernel_path, quantized_linear
+from kernels.linear import quantized_linear
 from kernels.packing import pack
 from kernels.reference import dequantize
 
@@ -32,7 +32,3 @@ def test_each_weight_is_code_minus_zero_times_the_scale_of_its_group() -> None:
     codes = torch.tensor([[1, 2, 3, 4]], dtype=torch.int8)
     weight = dequantize(codes, torch.tensor([[0.5, 2.0]]), torch.tensor([[1, -1]], dtype=torch.int8))
     assert weight.tolist() == [[0.0, 0.5, 8.0, 10.0]]
-
-
-def test_the_kernel_path_names_the_device() -> None:
-    assert kernel_path(torch.device("cpu")).endswith(":cpu")
