@@ -76,6 +76,7 @@ def qk_norm_rope(
     keys: Tensor,
     values: Tensor,
     rows: Tensor,
+    places: Tensor,
 ) -> None:
     """Split fused projections, norm and rotate queries and keys, and file keys and values in a cache.
 
@@ -83,15 +84,16 @@ def qk_norm_rope(
         qkv: [M, (heads + 2 * kv) * head_dim], q before k before v.
         q_weight: per-head norm [head_dim]; ``k_weight`` likewise.
         cos: float32 [M, head_dim]; ``sin`` likewise.
-        queries: written, [M, heads, head_dim].
+        queries: [Q, heads, head_dim]; rows ``places`` are written.
         keys: cache [capacity, kv, head_dim], as is ``values``; rows ``rows`` are written.
-        rows: int64 [M], on the device, so that a captured graph can move on.
+        rows: int64 [M].
+        places: int64 [M].
     """
     if uses_triton(qkv):
-        _triton.qk_norm_rope(qkv, q_weight, k_weight, cos, sin, eps, queries, keys, values, rows)
+        _triton.qk_norm_rope(qkv, q_weight, k_weight, cos, sin, eps, queries, keys, values, rows, places)
         return
     q, k, v = qk_norm_rope_reference(qkv, q_weight, k_weight, cos, sin, eps, queries.shape[1])
-    queries.copy_(q)
+    queries.index_copy_(0, places, q)
     keys.index_copy_(0, rows, k)
     values.index_copy_(0, rows, v)
 

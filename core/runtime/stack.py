@@ -6,6 +6,7 @@ row is gathered or scattered; attention takes no order among rows, and every row
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ from core.runtime.projections import Projection, project
 from kernels import decoder_ops
 
 Attend = Callable[[int, Tensor, Tensor], None]
-"""(layer, queries [M, heads, head_dim], out [M, heads * head_dim]): fill ``out``."""
+"""(layer, q/k/v [M, (heads + 2 * kv) * head_dim], out [M, heads * head_dim]): fill ``out``; the norms and rotation of
+queries and keys and the cache are its business."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,24 @@ class Rows:
 
     gen: int
     und: int
+    aside: torch.cuda.Stream | None = None
+    """Where the rows of the und expert run while those of the gen expert do; None: one after the other."""
 
-    def each(self, und: Callable[[slice], None], gen: Callable[[slice], None]) -> None:
-        """Call each expert's function with its slice of rows, if it has any."""
-        if self.gen:
-            gen(slice(0, self.gen))
-        if self.und:
-            und(slice(self.gen, self.gen + self.und))
+    def each(self, run: Callable[[slice, int], None]) -> None:
+        """Call ``run`` with the rows of each expert that has any and its number: 0 und, 1 gen."""
+        gen, und = slice(0, self.gen), slice(self.gen, self.gen + self.und)
+        if not self.gen or not self.und or self.aside is None:
+            if self.gen:
+                run(gen, 1)
+            if self.und:
+                run(und, 0)
+            return
+        here = torch.cuda.current_stream()
+        self.aside.wait_stream(here)
+        with torch.cuda.stream(self.aside):
+            run(und, 0)
+        run(gen, 1)
+        here.wait_stream(self.aside)
 
 
 class Stack:
@@ -87,62 +100,48 @@ class Stack:
         self.final = (decoder.norm.weight.data, decoder.norm_moe_gen.weight.data)
         self.middle = config.intermediate_size
 
-    def run(
-        self,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        rows: Rows,
-        keys: list[Tensor],
-        values: list[Tensor],
-        slots: Tensor,
-        attend: Attend,
-    ) -> Tensor:
+    def run(self, x: Tensor, rows: Rows, attend: Attend) -> Tensor:
         """Run rows through all layers and the final norms.
 
         Args:
             x: embeddings [M, hidden], overwritten.
-            cos: float32 [M, head_dim]; ``sin`` likewise.
             rows: how the rows divide.
-            keys: per layer [capacity, kv, head_dim], as ``values``; this pass's rows are written at
-            ``slots`` [M]. attend: attention over a layer's keys and values.
+            attend: attention of a layer.
 
         Returns:
             Normed hidden states [M, hidden].
         """
         count = x.shape[0]
-        normed = torch.empty_like(x)
-        width = (self.heads + 2 * self.kv_heads) * self.head_dim
-        qkv = x.new_empty(count, width)
-        queries = x.new_empty(count, self.heads, self.head_dim)
+        normed, delta = torch.empty_like(x), torch.empty_like(x)
+        qkv = x.new_empty(count, (self.heads + 2 * self.kv_heads) * self.head_dim)
         mixed = x.new_empty(count, self.heads * self.head_dim)
         active = x.new_empty(count, self.middle)
-        delta = torch.empty_like(x)
-        for index, (und, gen) in enumerate(self.layers):
 
-            def project_in(part: slice, e: Expert, index: int = index) -> None:
-                if index == 0:
-                    decoder_ops.rms_norm(x[part], e.input_norm, self.eps, normed[part])
-                else:
-                    decoder_ops.add_rms_norm(x[part], delta[part], e.input_norm, self.eps, normed[part])
-                e.qkv(normed[part], qkv[part])
-                decoder_ops.qk_norm_rope(
-                    qkv[part], e.q_norm, e.k_norm, cos[part], sin[part], self.eps, queries[part],
-                    keys[index], values[index], slots[part],
-                )  # fmt: skip
-
-            def finish(part: slice, e: Expert) -> None:
-                e.o(mixed[part], delta[part])
-                decoder_ops.add_rms_norm(x[part], delta[part], e.post_norm, self.eps, normed[part])
-                e.gate_up.swiglu(normed[part], active[part])
-                e.down(active[part], delta[part])
-
-            rows.each(lambda s, e=und: project_in(s, e), lambda s, e=gen: project_in(s, e))  # type: ignore[misc]
-            attend(index, queries, mixed)
-            rows.each(lambda s, e=und: finish(s, e), lambda s, e=gen: finish(s, e))  # type: ignore[misc]
-
-        def last(part: slice, weight: Tensor) -> None:
+        def norm(part: slice, weight: Tensor) -> None:
+            """Add what the last block computed to the residual stream and norm it for the next one."""
             decoder_ops.add_rms_norm(x[part], delta[part], weight, self.eps, normed[part])
 
-        rows.each(lambda s: last(s, self.final[0]), lambda s: last(s, self.final[1]))
+        def enter(part: slice, which: int) -> None:
+            first = self.layers[0][which]
+            decoder_ops.rms_norm(x[part], first.input_norm, self.eps, normed[part])
+            first.qkv(normed[part], qkv[part])
+
+        def finish(part: slice, which: int, index: int) -> None:
+            """From a layer's attention to the q/k/v of the next layer, or to the end."""
+            expert = self.layers[index][which]
+            expert.o(mixed[part], delta[part])
+            norm(part, expert.post_norm)
+            expert.gate_up.swiglu(normed[part], active[part])
+            expert.down(active[part], delta[part])
+            if index + 1 == len(self.layers):
+                norm(part, self.final[which])
+                return
+            following = self.layers[index + 1][which]
+            norm(part, following.input_norm)
+            following.qkv(normed[part], qkv[part])
+
+        rows.each(enter)
+        for index in range(len(self.layers)):
+            attend(index, qkv, mixed)
+            rows.each(functools.partial(finish, index=index))
         return normed

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.lance.cache import KVCache
-from core.runtime.replay import Replayed
+from core.runtime.replay import Readback, Replayed
 from core.runtime.stack import Rows, Stack
+from kernels.decode_attention import Partials, decode_attention
+from kernels.greedy import Greedy
 
 
 class TextDecoder:
@@ -27,50 +29,47 @@ class TextDecoder:
                 self.keys[index],
                 self.values[index],
             )
-        self.token = torch.zeros(1, dtype=torch.int64, device=device)
-        self.position = torch.zeros(1, dtype=torch.int64, device=device)
-        self.slot = torch.zeros(1, dtype=torch.int64, device=device)
-        self.known = torch.tensor(config.vocab_size, device=device)
-        self.logits = torch.zeros(config.vocab_size, device=device)
-        self._index = torch.arange(capacity, device=device)
-        self._vocabulary = torch.arange(config.vocab_size, device=device)
+        self.cos = torch.zeros(capacity, config.head_dim, device=device)
+        self.sin = torch.zeros(capacity, config.head_dim, device=device)
+        self.greedy = Greedy(config.vocab_size, capacity, device)
+        self._partials = Partials.empty(stack.heads, stack.kv_heads, stack.head_dim, device)
         self._step = Replayed(self._advance, device)
+        self._readback = Readback(device)
 
     def _advance(self) -> None:
-        stack, model = self.stack, self.stack.model
-        x = model.language_model.model.embed_tokens(self.token)
-        cos, sin = model.rotary(self.position.expand(3, 1))
-        repeat = stack.heads // stack.kv_heads
-        bias = (
-            torch.where(self._index <= self.slot, 0.0, float("-inf"))
-            .to(x.dtype)
-            .expand(1, 1, repeat, -1)
-            .contiguous()
-        )
+        stack, language = self.stack, self.stack.model.language_model
 
-        def attend(layer: int, queries: Tensor, out: Tensor) -> None:
-            # The query heads of one key/value head become rows of one small attention: no key is repeated.
-            q = queries.view(1, stack.kv_heads, repeat, stack.head_dim)
-            k, v = self.keys[layer].transpose(0, 1)[None], self.values[layer].transpose(0, 1)[None]
-            found = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-            out.copy_(found.reshape(1, -1))
+        def attend(layer: int, qkv: Tensor, out: Tensor) -> None:
+            und, _ = stack.layers[layer]
+            decode_attention(
+                qkv, und.q_norm, und.k_norm, self.cos, self.sin, stack.eps, self.keys[layer], self.values[layer],
+                self.greedy.slot, self._partials, out,
+            )  # fmt: skip
 
-        hidden = stack.run(x, cos, sin, Rows(0, 1), self.keys, self.values, self.slot, attend)
-        logits = model.logits(hidden)[0].masked_fill(self._vocabulary >= self.known, float("-inf"))
-        self.logits.copy_(logits)
-        self.token.copy_(logits.argmax(keepdim=True))
-        self.position += 1
-        self.slot += 1
+        hidden = stack.run(language.model.embed_tokens(self.greedy.token), Rows(0, 1), attend)
+        self.greedy.step(language.lm_head(hidden))
 
     def run(self, token: int, position: int, vocabulary: int) -> Iterator[tuple[int, Tensor]]:
         """Feed ``token`` at ``position`` behind the cache, then every token chosen; yields (token, logits
         [vocab]).
+
+        The next step is launched before a token is read, so that the device does not wait for the host; a caller
+        that stops leaves one step behind it which nobody reads.
         """
-        self.token.fill_(token)
-        self.position.fill_(position)
-        self.slot.fill_(self.cache.length)
-        self.known.fill_(vocabulary)
-        while self.cache.length < self.cache.capacity:
-            self._step()
+        greedy, start = self.greedy, self.cache.length
+        steps = self.cache.capacity - start
+        if steps <= 0:
+            return
+        greedy.token.fill_(token)
+        greedy.slot.fill_(start)
+        greedy.known.fill_(vocabulary)
+        cos, sin = self.stack.model.rotary(torch.arange(position, position + steps).expand(3, -1))
+        self.cos[start:], self.sin[start:] = cos, sin
+        self._step()
+        for row in range(start, start + steps):
+            self._readback.send(greedy.chosen[row])
+            logits = greedy.logits.clone()
+            if row + 1 < start + steps:
+                self._step()
             self.cache.advance(1)
-            yield int(self.token), self.logits.clone()
+            yield self._readback.receive(), logits

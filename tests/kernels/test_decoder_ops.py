@@ -30,6 +30,7 @@ def operands(dtype: torch.dtype, device: str, rows: int, size: int) -> dict[str,
         "q_norm": draw(size), "k_norm": draw(size), "cos": draw(rows, size // 2, kind=torch.float32).repeat(1, 2),
         "sin": draw(rows, size // 2, kind=torch.float32).repeat(1, 2), "gate_up": draw(rows, 2 * 1030),
         "slots": torch.randperm(rows + 3, generator=make)[:rows].to(device),
+        "places": torch.randperm(rows, generator=make).to(device),
     }  # fmt: skip
 
 
@@ -41,8 +42,8 @@ def outputs(o: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     queries = x.new_zeros(rows, 6, size)
     keys, values = x.new_zeros(rows + 3, 2, size), x.new_zeros(rows + 3, 2, size)
     decoder_ops.qk_norm_rope(
-        o["qkv"], o["q_norm"], o["k_norm"], o["cos"], o["sin"], 1e-6, queries, keys, values, o["slots"]
-    )
+        o["qkv"], o["q_norm"], o["k_norm"], o["cos"], o["sin"], 1e-6, queries, keys, values, o["slots"], o["places"],
+    )  # fmt: skip
     active = decoder_ops.swiglu(o["gate_up"], x.new_empty(rows, 1030))
     return [plain, summed, x, queries, keys, values, active]
 

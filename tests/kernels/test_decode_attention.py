@@ -1,0 +1,154 @@
+"""One token's attention over a static cache and the choice of the next: references against plain formulas, Triton
+kernels against references.
+
+The interpreter runs the kernels in float16 on the CPU; bfloat16 is wrong in it, so that dtype is tested on a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kernels import decoder_ops
+from kernels.decode_attention import Partials, decode_attention
+from kernels.decoder_ops import rms_norm_reference
+from kernels.greedy import Greedy
+
+ROOT = Path(__file__).parents[2]
+EPS = 1e-6
+
+
+def operands(
+    dtype: torch.dtype, device: str, heads: int, kv: int, size: int, capacity: int
+) -> dict[str, torch.Tensor]:
+    make = torch.Generator().manual_seed(heads * size + capacity)
+
+    def draw(*shape: int, kind: torch.dtype = dtype) -> torch.Tensor:
+        return torch.randn(*shape, generator=make).to(device, kind)
+
+    angles = draw(capacity, size // 2, kind=torch.float32).repeat(1, 2)
+    return {
+        "qkv": draw(1, (heads + 2 * kv) * size), "q_norm": draw(size), "k_norm": draw(size), "cos": angles.cos(),
+        "sin": angles.sin(), "keys": draw(capacity, kv, size), "values": draw(capacity, kv, size),
+    }  # fmt: skip
+
+
+def outputs(o: dict[str, torch.Tensor], length: int, times: int = 1) -> list[torch.Tensor]:
+    keys, values = o["keys"].clone(), o["values"].clone()
+    kv, size = keys.shape[1:]
+    heads = o["qkv"].shape[1] // size - 2 * kv
+    partials = Partials.empty(heads, kv, size, keys.device)
+    slot = torch.tensor([length], device=keys.device)
+    for _ in range(times):
+        out = torch.full((1, heads * size), float("nan"), device=keys.device, dtype=keys.dtype)
+        decode_attention(
+            o["qkv"], o["q_norm"], o["k_norm"], o["cos"], o["sin"], EPS, keys, values, slot, partials, out
+        )
+    assert not partials.tickets.any()
+    return [out, keys, values]
+
+
+def assert_close(got: list[torch.Tensor], wanted: list[torch.Tensor], tolerance: float) -> None:
+    for a, b in zip(got, wanted, strict=True):
+        error = (a.double() - b.double()).norm() / b.double().norm()
+        assert error < tolerance, float(error)
+
+
+def test_reference_is_attention_over_the_rows_up_to_the_new_one() -> None:
+    o = operands(torch.float64, "cpu", 6, 2, 32, 20)
+    for length in (0, 7, 19):
+        out, keys, values = outputs(o, length)
+        q, k, v = o["qkv"].view(10, 32).split([6, 2, 2])
+        c, s = o["cos"][length], o["sin"][length]
+
+        def turned(x: torch.Tensor, weight: torch.Tensor, c: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+            x = rms_norm_reference(x, weight, EPS)
+            return x * c + torch.cat([-x[:, 16:], x[:, :16]], dim=1) * s
+
+        assert torch.allclose(keys[length], turned(k, o["k_norm"], c, s), atol=1e-6)
+        assert torch.equal(values[length], v)
+        for head, query in enumerate(turned(q, o["q_norm"], c, s)):
+            seen = keys[: length + 1, head // 3]
+            wanted = (query @ seen.T / 32**0.5).softmax(0) @ values[: length + 1, head // 3]
+            assert torch.allclose(out.view(6, 32)[head], wanted, atol=1e-6)
+
+
+def run_greedy(device: str, dtype: torch.dtype) -> None:
+    """The best of the known ids is chosen, the first of equals, and both buffers and counters move on."""
+    greedy = Greedy(2500, 8, torch.device(device))
+    greedy.known.fill_(2400)
+    greedy.slot.fill_(5)
+    logits = torch.randn(1, 2500, generator=torch.Generator().manual_seed(1)).to(device, dtype)
+    logits[0, 2450] = 99.0
+    for row, best in ((5, 1100), (6, 17)):
+        logits[0, best] = logits[0, 2300] = 20.0 + row
+        greedy.step(logits)
+        assert (int(greedy.token), int(greedy.chosen[row]), int(greedy.slot)) == (best, best, row + 1)
+        assert greedy.logits[2400:].isneginf().all()
+        assert torch.equal(greedy.logits[:2400], logits[0, :2400].float())
+
+
+def test_greedy_choice() -> None:
+    run_greedy("cpu", torch.float32)
+
+
+CASES = [(6, 2, 32, 200, (0, 1, 63, 64, 150, 199)), (2, 1, 64, 70, (3, 66)), (4, 1, 32, 4300, (4200,))]
+"""Heads, key/value heads, head size, capacity, lengths: one program, several, several with more than one tile."""
+
+
+def run_interpreted() -> None:
+    """Compare kernels with references on the CPU; called in a process whose Triton is the interpreter."""
+    for *shape, lengths in CASES:
+        o = operands(torch.float16, "cpu", *shape)
+        for length in lengths:
+            wanted = outputs(o, length)
+            decoder_ops.uses_triton = lambda x: True
+            try:
+                got = outputs(o, length, times=2)
+            finally:
+                decoder_ops.uses_triton = lambda x: False
+            assert_close(got, wanted, 2e-3)
+    decoder_ops.uses_triton = lambda x: True
+    run_greedy("cpu", torch.float16)
+    print("kernels ran")
+
+
+def test_kernels_in_the_interpreter() -> None:
+    pytest.importorskip("triton", reason="the triton extra is not installed")
+    script = (
+        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
+        "import test_decode_attention; test_decode_attention.run_interpreted()\n"
+    )
+    environment = dict(os.environ, TRITON_INTERPRET="1")
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(ROOT), str(Path(__file__).parent)],
+        env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0 and "kernels ran" in done.stdout, done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("heads", "kv", "size", "capacity", "lengths"),
+    [*CASES, (16, 2, 128, 1024, (0, 63, 64, 639, 1023)), (16, 2, 128, 20000, (4095, 4096, 19999))],
+)
+def test_attention_on_a_gpu(
+    dtype: torch.dtype, heads: int, kv: int, size: int, capacity: int, lengths: tuple[int, ...]
+) -> None:
+    o = operands(dtype, "cuda", heads, kv, size, capacity)
+    wide = {name: t.cpu().double() for name, t in o.items()}
+    assert decoder_ops.uses_triton(o["qkv"])
+    for length in lengths:
+        got = outputs(o, length, times=3)
+        assert_close([t.cpu() for t in got], outputs(wide, length), 8e-3)
+
+
+@pytest.mark.gpu
+def test_greedy_choice_on_a_gpu() -> None:
+    run_greedy("cuda", torch.bfloat16)
