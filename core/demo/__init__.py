@@ -19,4 +19,4 @@ CHECKPOINT = FOLDER / "Lance_Demo"
 """The model folder of the embedded checkpoint."""
 
 SUITES = Path(__file__).parent / "suites"
-"""The folder of the demo suites: ``demo-x2t.json`` and ``demo-t2i.json``."""
+"""The folder of the demo suites: ``demo-x2t.json``, ``demo-t2i.json``, and a small one of each other task."""

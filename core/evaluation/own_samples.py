@@ -18,7 +18,7 @@ from core.lance.prompts import INSTRUCTION_IMAGE, INSTRUCTION_VIDEO
 
 _WANTED = {
     UNDERSTANDING: ("key", "kind", "seed", "question", "expected"),
-    "x2t_video": ("key", "drawing", "question", "expected"),
+    "x2t_video": ("key", "drawing", "question"),
     TEXT: ("key", "question"),
     GENERATION: ("key", "prompt", "seed"),
     "t2v": ("key", "prompt", "seed"),

@@ -7,11 +7,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+from PIL import Image
 
 from core.demo import SUITES, suites
 from core.demo.drawing import HELD_OUT, KINDS
 from core.demo.monitor import prompts
+from core.demo.moving import MOVES, moving
+from core.demo.recognise import recognise
 
 
 def shipped(name: str) -> Any:
@@ -48,3 +52,29 @@ def test_prompts_are_not_the_monitors() -> None:
     drawn = [suites.caption(HELD_OUT + number) for number in range(50)]
     assert [sample.prompt for sample in drawn] == [sample["prompt"] for sample in samples]
     assert not {(sample.prompt, sample.image.tobytes()) for sample in drawn} & set(monitored)
+
+
+@pytest.mark.parametrize("task", ["x2t_video", "t2v", "i2v", "image_edit", "video_edit"])
+def test_suites_of_untrained_tasks_say_so(task: str) -> None:
+    suite = shipped("demo-" + task.replace("_", "-"))
+    assert suite["task"] == task
+    assert f"was not trained for {task}" in suite["description"]
+    assert not any("expected" in sample for sample in suite["samples"])
+
+
+def test_a_clip_shows_what_its_prompt_says() -> None:
+    for seed in range(HELD_OUT, HELD_OUT + 20):
+        clip = moving(seed)
+        assert len({frame.tobytes() for frame in clip.frames}) == len(clip.frames)
+        shape, colour = recognise(clip.frames[2])
+        assert f"{colour} {shape} moves" in clip.prompt
+        move = next(name for name in MOVES if f"moves {name} on" in clip.prompt)
+        right, down = _middle(clip.frames[-1]) - _middle(clip.frames[0])
+        assert right * MOVES[move][0] + down * MOVES[move][1] > 40
+        assert abs(right * MOVES[move][1]) + abs(down * MOVES[move][0]) < 2
+
+
+def _middle(frame: Image.Image) -> numpy.ndarray:
+    """Centre (x, y) of what is not background."""
+    pixels = numpy.asarray(frame).astype(int)
+    return numpy.argwhere(numpy.abs(pixels - pixels[0, 0]).sum(axis=2) > 0).mean(axis=0)[::-1]

@@ -276,7 +276,7 @@ def test_suites_that_come_along_can_be_read(name: str) -> None:
     assert suite.name == name
     seen = [visual for sample in suite.samples for visual in sample.visuals()]
     assert len(seen) == (0 if suite.task in ("t2i", "t2v") else 2)
-    assert len(suites.load(name).samples) >= (50 if name in ("demo-t2i", "demo-x2t") else 4)
+    assert len(suites.load(name).samples) >= (50 if name in ("demo-t2i", "demo-x2t") else 3)
 
 
 def test_unknown_suite_lists_what_there_is(tmp_path: Path) -> None:
