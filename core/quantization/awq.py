@@ -85,17 +85,19 @@ def search(
     """
     loss = BlockLoss(block, weights, inputs)
 
-    def value_of(s: Tensor, rounding: Rounding) -> float:
+    def value_of(s: Tensor, rounding: Rounding) -> Tensor:
         scaled = [scale_columns(w, s) for w in weights]
-        return loss(rounding.roundtrip(scaled, inputs.mean_sq / s.square()), s)
+        return loss.measure(rounding.roundtrip(scaled, inputs.mean_sq / s.square()), s)
 
     one = effective(torch.ones_like(inputs.mean_abs))
-    plain = value_of(one, rounding.plain())
-    best = Choice("identity", 0.0, one, plain, plain)
+    tried = [("identity", 0.0, one)]
+    values = [value_of(one, rounding.plain())]
     w = evenness(weights, rounding.scheme.group_size)
     for mode, exponent, wanted in candidates(inputs.mean_abs, w, exponents, duo):
         s = effective(wanted)
-        value = value_of(s, rounding)
-        if value < best.loss_after:
-            best = Choice(mode, exponent, s, plain, value)
-    return best
+        tried.append((mode, exponent, s))
+        values.append(value_of(s, rounding))
+    # Only now does the host wait for the device.
+    losses = torch.stack(values).tolist()
+    best = min(range(len(tried)), key=losses.__getitem__)
+    return Choice(*tried[best], losses[0], losses[best])

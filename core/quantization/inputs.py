@@ -71,12 +71,12 @@ class CalibrationInputs:
         ]
         bucket = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(part) for part in rows]))
         return Inputs(
-            torch.cat(rows).to(self._device, torch.float32),
+            torch.cat(rows).to(self._device).float(),
             bucket.to(self._device),
             weight,
             self._balanced(mean_abs, weight),
             self._balanced(mean_sq / energy, weight),
-            torch.cat(sample).to(self._device, torch.float32),
+            torch.cat(sample).to(self._device).float(),
             torch.cat(worth).to(self._device),
         )
 

@@ -114,7 +114,8 @@ def quantize_layer(
     )
 
     def read(key: str) -> Tensor:
-        return tensors[key].to(device, torch.float32)
+        # On its way to the device a tensor stays as narrow as it is stored.
+        return tensors[key].to(device).float()
 
     fold = None
     if recipe.values is not None:
@@ -152,7 +153,7 @@ class _Expert:
         self.recipe = recipe
         self.rounding = rounding
         self.fold = fold
-        self.find_inputs = find_inputs
+        self.inputs = {group.key: find_inputs(group) for group in groups}
         self.tokens = tokens
         self.weights = {name: self._float(f"{name}.weight") for group in groups for name in group.linears}
         self.biases: dict[str, Tensor] = {}
@@ -175,7 +176,7 @@ class _Expert:
         """Search a group's scale and fold it, or measure plain rounding; None where no rows are known."""
         if group.kind == "o" and self.fold is not None:
             return self.fold.choices[group.expert]
-        inputs = self.find_inputs(group)
+        inputs = self.inputs[group.key]
         if inputs is None:
             return None
         step = self.recipe.step_of(group.kind)
@@ -220,13 +221,14 @@ class _Expert:
         weights = [self.weights[name] for name in group.linears]
         for name, weight in zip(group.linears, weights, strict=True):
             self.recipe.scheme.check_shape(f"{name}.weight", tuple(weight.shape))
-        inputs = None if choice is None else self.find_inputs(group)
+        inputs = self.inputs.pop(group.key)
         if choice is None or inputs is None:
             rounded = round_blindly(weights, self.rounding)
             mode = "uncovered" if self.recipe.needs_calibration else "identity"
         else:
-            loss = BlockLoss(self._block(group), weights, inputs.over(choice.scale))
-            rounded = round_best(weights, inputs.over(choice.scale), loss, self.rounding, self.recipe.gptq)
+            seen = inputs.over(choice.scale)
+            loss = BlockLoss(self._block(group), weights, seen)
+            rounded = round_best(weights, seen, loss, self.rounding, self.recipe.gptq)
             mode = choice.mode
         for name, part in zip(group.linears, rounded.weights, strict=True):
             result.tensors |= to_tensors(name, part)

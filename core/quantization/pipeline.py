@@ -1,7 +1,7 @@
 """From a checkpoint to a variant's tensors, layer by layer, every key accounted for.
 
-At most one decoder layer is read at a time, and one expert of it is in float32. Each finished layer is handed
-on as one unit.
+One expert of one decoder layer is in float32 at a time, while the layer behind it is read and the one before it,
+handed on as one unit, is written.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -21,6 +22,7 @@ from core.formats.compressed_tensors import to_tensors
 from core.quantization.gptq import MATRICES
 from core.quantization.groups import Structure
 from core.quantization.layer import STORED, FindInputs, LayerResult, LinearRecord, quantize_layer, store_plain
+from core.quantization.overlap import WriteBehind, read_ahead
 from core.quantization.recipe import Recipe
 from core.quantization.rounding import Rounding, round_blindly
 from core.quantization.scheme import Scheme
@@ -50,6 +52,14 @@ class Accounting:
     passed: int = 0
     written: int = 0
     records: list[LinearRecord] = field(default_factory=list)
+
+    def count(self, layer: LayerResult) -> None:
+        """Take in a finished layer; what is written is counted where it is."""
+        self.read += len(layer.quantized) + len(layer.folded) + len(layer.passed)
+        self.quantized += len(layer.quantized)
+        self.folded += len(layer.folded)
+        self.passed += len(layer.passed)
+        self.records += layer.records
 
     def counts(self) -> dict[str, int]:
         """The counts as plain data."""
@@ -169,22 +179,29 @@ def quantize(
         accounting.written += len(unit)
         write(unit)
 
-    for layer in range(structure.layers):
-        progress(layer, total, f"layer {layer}")
-        result = finished.load(layer) if finished else None
-        if result is None:
-            names = [name for name in source.keys() if structure.layer_of(name) == layer]  # noqa: SIM118
-            tensors = {name: source.get(name, finite=True) for name in names}
-            with torch.inference_mode():
-                result = quantize_layer(structure, layer, tensors, recipe, find_inputs, tokens, device)
-            if finished:
-                finished.keep(layer, result)
-        accounting.read += len(result.quantized) + len(result.folded) + len(result.passed)
-        accounting.quantized += len(result.quantized)
-        accounting.folded += len(result.folded)
-        accounting.passed += len(result.passed)
-        accounting.records += result.records
+    def read(layer: int) -> LayerResult | dict[str, Tensor]:
+        done = finished.load(layer) if finished else None
+        if done is not None:
+            return done
+        names = [name for name in source.keys() if structure.layer_of(name) == layer]  # noqa: SIM118
+        return {name: source.get(name, finite=True) for name in names}
+
+    def commit(layer: int, result: LayerResult, fresh: bool) -> None:
+        if finished and fresh:
+            finished.keep(layer, result)
         hand_on(result.tensors)
+
+    with WriteBehind() as behind:
+        for layer, found in read_ahead(read, range(structure.layers)):
+            progress(layer, total, f"layer {layer}")
+            fresh = not isinstance(found, LayerResult)
+            if isinstance(found, LayerResult):
+                result = found
+            else:
+                with torch.inference_mode():
+                    result = quantize_layer(structure, layer, found, recipe, find_inputs, tokens, device)
+            accounting.count(result)
+            behind(partial(commit, layer, result, fresh))
     progress(structure.layers, total, "embeddings and head")
     outer = {structure.outer[key]: scheme for key, scheme in recipe.outer.items()}
 
