@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from core.calibration.statistics import DEFAULT_ROWS, Statistics
 from core.checkpoints.describe import CheckpointInfo, describe
 from core.checkpoints.resolve import resolve
 from core.errors import UsageError
-from core.evaluation.suites import TASKS, Settings
+from core.evaluation.suites import DEFAULT_TASKS, Settings
 from core.files import sha256_text
 from core.jobs.context import JobContext
 from core.runtime.device import pick_device, pick_dtype
@@ -42,7 +41,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     device = pick_device(str(spec.get("device") or "auto"))
     dtype = pick_dtype(str(spec.get("dtype") or "auto"), device)
     name = str(spec.get("name") or f"{info.name}_{'+'.join(chosen.tasks)}-n{len(chosen.samples)}-s{seed}")
-    data = chosen.fingerprint(dataclasses.asdict(settings))
+    data = chosen.fingerprint(settings.recorded(chosen.tasks))
     run_id = context.store.start_run(
         kind="calibrate",
         checkpoint=info.name,
@@ -84,7 +83,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         tokens={name: statistics.tokens.get(name, {}) for name in linears},
         timesteps=timesteps,
         statistics_sha256="",
-        settings=dataclasses.asdict(settings),
+        settings=settings.recorded(chosen.tasks),
     )
     folder = context.data_dir / "calibrations" / name
     record = write_calibration(folder, statistics, record)
@@ -102,7 +101,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
 
 
 def _samples(spec: dict[str, Any], info: CheckpointInfo, seed: int) -> SampleSet:
-    tasks = list(spec.get("tasks") or TASKS)
+    tasks = list(spec.get("tasks") or DEFAULT_TASKS)
     count = int(spec.get("samples") or DEFAULT_SAMPLES)
     return sample_set(info.name, tasks, count, spec.get("suite"), seed)
 

@@ -37,6 +37,9 @@ ANSWERING = (*UNDERSTANDING_TASKS, TEXT)
 TASKS = (UNDERSTANDING, GENERATION, "x2t_video", "t2v", "i2v", "image_edit", "video_edit", TEXT)
 """The tasks that can be calibrated on and evaluated."""
 
+DEFAULT_TASKS = (UNDERSTANDING, GENERATION)
+"""What is calibrated on unless something else is asked for: together they reach every linear."""
+
 UPSTREAM_SEED = 42
 """Upstream starts every prompt of a run from the same noise, drawn with this seed."""
 

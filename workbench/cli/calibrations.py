@@ -14,7 +14,7 @@ from core.evaluation import suites
 from workbench.cli.launch import detach_option, run_job
 from workbench.cli.session import Session, json_option, print_fields, print_json, print_table
 
-_TASKS = ",".join(suites.TASKS)
+_TASKS = ",".join(suites.DEFAULT_TASKS)
 
 
 @click.group()
