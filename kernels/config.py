@@ -24,7 +24,8 @@ class Config:
     """One way to run a quantized linear.
 
     ``matmul``: ``block_m`` x ``block_n`` outputs a program, K divided among ``splits`` programs and, inside
-    one, taken ``blocks`` blocks at a time. ``expand``: ``chunk`` weight rows (0: all of them) at a time are decoded
+    one, taken ``blocks`` blocks at a time; ``ahead`` blocks are asked for before the previous kernel has ended,
+    where the device can. ``expand``: ``chunk`` weight rows (0: all of them) at a time are decoded
     into scratch memory and multiplied by the vendor's library.
     """
 
@@ -35,15 +36,16 @@ class Config:
     warps: int = 4
     stages: int = 4
     splits: int = 1
+    ahead: int = 16
     chunk: int = 0
 
     @property
     def label(self) -> str:
-        """For tables, for example ``matmul 16x64x1 w4 s4 k2``."""
+        """For tables, for example ``matmul 16x64x1 w4 s4 k2 a16``."""
         if self.kernel == "expand":
             return f"expand {self.chunk or 'all'}"
         shape = f"{self.block_m}x{self.block_n}x{self.blocks}"
-        return f"{self.kernel} {shape} w{self.warps} s{self.stages} k{self.splits}"
+        return f"{self.kernel} {shape} w{self.warps} s{self.stages} k{self.splits} a{self.ahead}"
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""

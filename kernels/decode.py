@@ -1,5 +1,5 @@
 # mypy: disallow-untyped-decorators=False, disallow-untyped-defs=False, disallow-incomplete-defs=False
-# ruff: noqa: SIM108, SIM300
+# ruff: noqa: SIM300
 """The one dequantization that every Triton kernel uses: words of a ``TiledWeight`` to weights.
 
 Integers: ``(code - zero) * scale`` in bfloat16, rounded once: bit for bit the reference's weight; for float16
@@ -13,6 +13,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.tiles import E2M1_MAGNITUDE, E2M1_SIGN
+
 INT4 = tl.constexpr(0)
 NVFP4 = tl.constexpr(1)
 
@@ -21,20 +23,32 @@ NVFP4_REST = {"bfloat16": 2.0**8, "float16": 2.0**7}
 times its value, and a scale is raised by 2**118 (2**7), as far as the largest one goes without overflow."""
 
 
+def _twice(half: int) -> str:
+    """A 16-bit constant in both halves of a register."""
+    return f"0x{half << 16 | half:08X}"
+
+
 def _moved(register: str, source: str, left: int) -> str:
     """PTX: ``source`` shifted by ``left`` bits, to the right if negative."""
     return f"{'shl' if left >= 0 else 'shr'}.b32 {register}, {source}, {abs(left)};\n"
 
 
-def _e2m1_pairs(exponent_bit: int, mask: str) -> str:
-    """PTX of all nibbles ``seem``: s to bit 15, eem to ``exponent_bit - 1`` and up."""
-    head = "{\n.reg .b32 u, v, a, b, sign;\nmov.b32 sign, 0x80008000;\n"
-    head += "prmt.b32 u, $8, $9, 0x5410;\nprmt.b32 v, $8, $9, 0x7632;\n"
+def _e2m1_pairs(exponent_bit: int) -> str:
+    """PTX of all codes ``seem``: s to bit 15, eem to ``exponent_bit - 1`` and up; in two operations if both lie
+    equally far off.
+    """
+    head = "{\n.reg .b32 u, v, a, b;\nprmt.b32 u, $8, $9, 0x5410;\nprmt.b32 v, $8, $9, 0x7632;\n"
     body = ""
+    magnitude = 7 << exponent_bit - 1
     for i in range(8):
-        source, at = ("u" if i < 4 else "v"), 4 * (i % 4)
-        body += _moved("a", source, 12 - at) + "and.b32 a, a, sign;\n"
-        body += _moved("b", source, exponent_bit - 1 - at) + f"lop3.b32 ${i}, b, {mask}, a, 0xEA;\n"
+        source = "u" if i < 4 else "v"
+        left, sign_left = exponent_bit - 1 - E2M1_MAGNITUDE[i % 4], 15 - E2M1_SIGN[i % 4]
+        body += _moved("b", source, left)
+        if left == sign_left:
+            body += f"and.b32 ${i}, b, {_twice(magnitude | 0x8000)};\n"
+        else:
+            body += f"and.b32 b, b, {_twice(magnitude)};\n" + _moved("a", source, sign_left)
+            body += f"lop3.b32 ${i}, a, 0x80008000, b, 0xEA;\n"
     return head + body + "}"
 
 
@@ -50,21 +64,43 @@ def _int4_pairs() -> str:
 
 _UNPACK_OPERANDS = tl.constexpr(",".join(["=r"] * 8 + ["r"] * 2))
 _UNPACK_INT4 = tl.constexpr(_int4_pairs())
-_UNPACK_NVFP4_BF16 = tl.constexpr(_e2m1_pairs(7, "0x01C001C0"))
-_UNPACK_NVFP4_FP16 = tl.constexpr(_e2m1_pairs(10, "0x0E000E00"))
+_UNPACK_NVFP4_BF16 = tl.constexpr(_e2m1_pairs(7))
+_UNPACK_NVFP4_FP16 = tl.constexpr(_e2m1_pairs(10))
 
-# Adding -0.0 makes a fused multiply-add a multiplication; sm_80 has no other on pairs of bfloat16.
+_SIGN = tl.constexpr(E2M1_SIGN)
+_MAGNITUDE = tl.constexpr(E2M1_MAGNITUDE)
+
+# Adding -0.0 makes a fused multiply-add a multiplication; sm_80 has no other on pairs of bfloat16. Scale and
+# offset come twice in their registers, and a register for each weight of the pair: the second of them is not read.
 _STEPS = "{\n.reg .b32 one, nil, d;\nmov.b32 one, 0x3F803F80;\nmov.b32 nil, 0x80008000;\n"
 _STEPS += "fma.rn.bf16x2 d, $1, one, $2;\n"
-_STEP_BF16 = tl.constexpr(_STEPS + "fma.rn.bf16x2 $0, d, $3, nil;\n}")
+_STEP_BF16 = tl.constexpr(_STEPS + "fma.rn.bf16x2 $0, d, $4, nil;\n}")
 _STEP_FP16 = tl.constexpr(
     _STEPS
-    + "fma.rn.bf16x2 d, d, $3, nil;\n.reg .b32 a, b;\nshl.b32 a, d, 16;\nand.b32 b, d, 0xFFFF0000;\n"
+    + "fma.rn.bf16x2 d, d, $4, nil;\n.reg .b32 a, b;\nshl.b32 a, d, 16;\nand.b32 b, d, 0xFFFF0000;\n"
     + "cvt.rn.f16x2.f32 $0, b, a;\n}"
 )
-# The scale comes twice, once for each weight of the pair, and twice in either register.
 _TIMES_BF16 = tl.constexpr("{\n.reg .b32 nil;\nmov.b32 nil, 0x80008000;\nfma.rn.bf16x2 $0, $1, $2, nil;\n}")
 _TIMES_FP16 = tl.constexpr("mul.rn.f16x2 $0, $1, $2;")
+_LOW_TWICE = tl.constexpr("prmt.b32 $0, $1, 0, 0x1010;")
+_HIGH_TWICE = tl.constexpr("prmt.b32 $0, $1, 0, 0x3232;")
+
+
+def _scales_twice(multiplier: str, addend: str) -> tl.constexpr:
+    """PTX for each byte of a word: the byte into both halves, and there its bits to where the float has them."""
+    head = "{\n.reg .b32 t;\n"
+    return tl.constexpr(
+        tuple(
+            f"{head}prmt.b32 t, $1, 0, 0x4{i}4{i};\nmad.lo.u32 $0, t, {multiplier}, {addend};\n}}"
+            for i in range(4)
+        )
+    )
+
+
+# Exponent e stands for 2**(e - 10); raised by 2**118 the field of a bfloat16 is e + 108 + 127; by 2**7, of a
+# float16, e + 12.
+_SCALE_BF16 = _scales_twice("16", f"0x{235 << 7:04X}{235 << 7:04X}")
+_SCALE_FP16 = _scales_twice("128", f"0x{12 << 10:04X}{12 << 10:04X}")
 
 
 @triton.jit
@@ -93,62 +129,62 @@ def _unpack(words, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
 @triton.jit
 def _plain(words, scale, offset, i: tl.constexpr, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
     """Weights of nibble ``i`` by plain arithmetic in float32; ``scale`` and ``offset`` are float32."""
-    nibble = (words >> (4 * i)) & 15
     if FORMAT == INT4:
+        nibble = (words >> (4 * i)) & 15
         exact = (nibble.to(tl.float32) + (offset + 128.0)) * scale
         # Rounded to bfloat16, ties to even, by hand: the interpreter's conversion cuts off.
         bits = exact.to(tl.int32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -65536
         return bits.to(tl.float32, bitcast=True).to(DTYPE)
     else:
-        code = nibble & 7
+        code = (words >> (16 * (i // 4) + _MAGNITUDE[i % 4])) & 7
+        negative = (words >> (16 * (i // 4) + _SIGN[i % 4])) & 1
         magnitude = ((code << 22) + (126 << 23)).to(tl.float32, bitcast=True)
         magnitude = tl.where(code < 2, code.to(tl.float32) * 0.5, magnitude)
         lowered = scale * (2.0**-126 if DTYPE == tl.bfloat16 else 2.0**-14)
-        return (tl.where(nibble > 7, -magnitude, magnitude) * lowered).to(DTYPE)
+        return (tl.where(negative == 1, -magnitude, magnitude) * lowered).to(DTYPE)
 
 
 @triton.jit
-def _scaled(value, scale, offset, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
-    """Pairs of unpacked nibbles times their scale, for integers less their zero first.
-
-    ``scale`` is a 16-bit float for integers, and for NVFP4 an int32 that holds it twice.
-    """
+def _scaled(value, word, i: tl.constexpr, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
+    """Pairs of unpacked nibbles times their scale, for integers less their zero first, by PTX."""
     if FORMAT == INT4:
+        scale = tl.inline_asm_elementwise(_LOW_TWICE, "=r,r", [word], tl.int32, is_pure=True, pack=1)
+        offset = tl.inline_asm_elementwise(_HIGH_TWICE, "=r,r", [word], tl.int32, is_pure=True, pack=1)
+        scale, _ = tl.broadcast(scale, value)
+        offset, _ = tl.broadcast(offset, value)
         if DTYPE == tl.bfloat16:
             return tl.inline_asm_elementwise(
-                _STEP_BF16, "=r,r,r,r", [value, offset, scale], tl.bfloat16, is_pure=True, pack=2
+                _STEP_BF16, "=r,r,r,r,r,r", [value, offset, scale], tl.bfloat16, is_pure=True, pack=2
             )
         else:
             return tl.inline_asm_elementwise(
-                _STEP_FP16, "=r,r,r,r", [value, offset, scale], tl.float16, is_pure=True, pack=2
+                _STEP_FP16, "=r,r,r,r,r,r", [value, offset, scale], tl.float16, is_pure=True, pack=2
             )
     elif DTYPE == tl.bfloat16:
+        scale = tl.inline_asm_elementwise(_SCALE_BF16[i % 4], "=r,r", [word], tl.int32, is_pure=True, pack=1)
+        scale, _ = tl.broadcast(scale, value)
         return tl.inline_asm_elementwise(
             _TIMES_BF16, "=r,r,r,r", [value, scale], tl.bfloat16, is_pure=True, pack=2
         )
     else:
+        scale = tl.inline_asm_elementwise(_SCALE_FP16[i % 4], "=r,r", [word], tl.int32, is_pure=True, pack=1)
+        scale, _ = tl.broadcast(scale, value)
         return tl.inline_asm_elementwise(
             _TIMES_FP16, "=r,r,r,r", [value, scale], tl.float16, is_pure=True, pack=2
         )
 
 
 @triton.jit
-def read_scale(words, i: tl.constexpr, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
-    """Scale and offset of nibble ``i`` from its group's word: 16-bit floats.
-
-    Integers: ``words`` is the group's word. NVFP4: the word with the scales of nibbles 0 to 3 or 4 to 7.
-    """
+def _read_scale(words, i: tl.constexpr, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
+    """Scale and offset of nibble ``i`` from its group's word, float32, by plain arithmetic."""
     if FORMAT == INT4:
-        scale = (words & 0xFFFF).to(tl.uint16).to(tl.bfloat16, bitcast=True)
-        offset = ((words >> 16) & 0xFFFF).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+        scale = (words << 16).to(tl.float32, bitcast=True)
+        offset = (words & -65536).to(tl.float32, bitcast=True)
     else:
         byte = (words >> (8 * (i % 4))) & 0xFF
-        if DTYPE == tl.bfloat16:
-            # Exponent e stands for 2**(e - 10); raised by 2**118 its field is e + 108 + 127.
-            scale = ((byte << 4) + (235 << 7)).to(tl.uint16).to(tl.bfloat16, bitcast=True)
-        else:
-            scale = ((byte << 7) + (12 << 10)).to(tl.uint16).to(tl.float16, bitcast=True)
+        raised: tl.constexpr = 235 if DTYPE == tl.bfloat16 else 12 + 127 - 15
+        scale = ((byte << 20) + (raised << 23)).to(tl.float32, bitcast=True)
         offset = scale
     return scale, offset
 
@@ -162,7 +198,8 @@ def decode(
 
     Args:
         words: int32 tile.
-        s0 .. s7: the word that ``read_scale`` takes for each nibble, in a shape that broadcasts to the tile's.
+        s0 .. s7: for each nibble the word with its scale: its group's for integers; for NVFP4 the
+            one with the scales of nibbles 0 to 3 or 4 to 7. In a shape that broadcasts to the tile's.
         FORMAT: INT4 or NVFP4.
         DTYPE: tl.bfloat16 or tl.float16.
         FAST: PTX on pairs; otherwise plain arithmetic.
@@ -186,20 +223,7 @@ def decode(
 def _one(nibble, word, i: tl.constexpr, FORMAT: tl.constexpr, DTYPE: tl.constexpr, FAST: tl.constexpr):
     """The weights of nibble ``i``."""
     if FAST:
-        if FORMAT == NVFP4:
-            # The bits of ``read_scale``, in both halves of a register by one multiplication.
-            byte = (word >> (8 * (i % 4))) & 0xFF
-            if DTYPE == tl.bfloat16:
-                scale = byte * 0x00100010 + 0x75807580
-            else:
-                scale = byte * 0x00800080 + 0x30003000
-            scale, _ = tl.broadcast(scale, nibble)
-            return _scaled(nibble, scale, scale, FORMAT, DTYPE)
-        else:
-            scale, offset = read_scale(word, i, FORMAT, DTYPE)
-            scale, _ = tl.broadcast(scale, nibble)
-            offset, _ = tl.broadcast(offset, nibble)
-            return _scaled(nibble, scale, offset, FORMAT, DTYPE)
+        return _scaled(nibble, word, i, FORMAT, DTYPE)
     else:
-        scale, offset = read_scale(word, i, FORMAT, DTYPE)
-        return _plain(nibble, scale.to(tl.float32), offset.to(tl.float32), i, FORMAT, DTYPE)
+        scale, offset = _read_scale(word, i, FORMAT, DTYPE)
+        return _plain(nibble, scale, offset, i, FORMAT, DTYPE)

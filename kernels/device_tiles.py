@@ -8,11 +8,12 @@ import triton.language as tl
 
 from kernels.decode import INT4, decode
 
+_ASK = tl.constexpr("prefetch.global.L2 [$1];\nmov.b32 $0, 0;")
+
 
 @triton.jit
-def tile_rows(tile, N, BLOCK_N: tl.constexpr, SWIGLU: tl.constexpr):
-    """Rows of the weight in tile number ``tile``; with SWIGLU half of them gate rows, half their up rows."""
-    local = tl.arange(0, BLOCK_N)
+def _rows_at(tile, local, N, BLOCK_N: tl.constexpr, SWIGLU: tl.constexpr):
+    """Rows of the weight at the places ``local`` of tile number ``tile``."""
     if SWIGLU:
         pair = tile * (BLOCK_N // 2) + local % (BLOCK_N // 2)
         rows = tl.minimum(pair, N // 2 - 1) + (local // (BLOCK_N // 2)) * (N // 2)
@@ -20,6 +21,51 @@ def tile_rows(tile, N, BLOCK_N: tl.constexpr, SWIGLU: tl.constexpr):
         # Rows behind the last one repeat it: they are computed and not stored.
         rows = tl.minimum(tile * BLOCK_N + local, N - 1)
     return rows
+
+
+@triton.jit
+def tile_rows(tile, N, BLOCK_N: tl.constexpr, SWIGLU: tl.constexpr):
+    """Rows of the weight in tile number ``tile``; with SWIGLU half of them gate rows, half their up rows."""
+    return _rows_at(tile, tl.arange(0, BLOCK_N), N, BLOCK_N, SWIGLU)
+
+
+@triton.jit
+def ask_for(
+    codes_ptr,
+    scales_ptr,
+    tile,
+    first,
+    last,
+    N,
+    K,
+    GROUP: tl.constexpr,
+    FORMAT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    SWIGLU: tl.constexpr,
+    THREADS: tl.constexpr,
+):
+    """Start bringing blocks ``first`` to ``last`` of a tile's weights into the L2 cache.
+
+    Nothing is read into the program, so no earlier kernel has to be waited for.
+    """
+    lane = tl.arange(0, THREADS)
+    # In sectors of 32 bytes, which are 8 words: a row of a block is two.
+    SECTORS: tl.constexpr = 2 * BLOCK_N
+    end = last * SECTORS
+    for start in range(first * SECTORS, end, THREADS):
+        sector = tl.minimum(start + lane, end - 1)
+        row = _rows_at(tile, sector % SECTORS // 2, N, BLOCK_N, SWIGLU)
+        at = codes_ptr + (sector // SECTORS * N + row) * 16 + sector % 2 * 8
+        tl.inline_asm_elementwise(_ASK, "=r,l", [at], tl.int32, is_pure=False, pack=1)
+    PER_WORD: tl.constexpr = GROUP if FORMAT == INT4 else 64
+    WORDS: tl.constexpr = 128 // PER_WORD
+    SHARE: tl.constexpr = BLOCK_N // 8
+    end = tl.minimum(last * WORDS, tl.cdiv(K, PER_WORD)) * SHARE
+    for start in range(first * WORDS * SHARE, end, THREADS):
+        sector = tl.minimum(start + lane, end - 1)
+        row = _rows_at(tile, sector % SHARE * 8, N, BLOCK_N, SWIGLU)
+        at = scales_ptr + sector // SHARE * N + row
+        tl.inline_asm_elementwise(_ASK, "=r,l", [at], tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit
@@ -140,6 +186,7 @@ def finish(
     SPLIT: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
+    THREADS: tl.constexpr,
 ):
     """Write a tile; with SPLIT, the last of ``splits`` programs of tile ``slot`` adds their parts in order.
 
@@ -156,9 +203,14 @@ def finish(
         ticket = tl.atomic_add(ticket_ptr + slot, 1, sem="acq_rel", scope="gpu")
         if ticket == splits - 1:
             whole = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-            for part in range(0, splits):
-                # .cg: from the L2 cache, where the other programs' parts are; not from a stale L1.
-                whole += tl.load(base + part * SIZE + inner, cache_modifier=".cg")
+            # As many loads under way at once as the registers hold.
+            ROUND: tl.constexpr = max(1, min(8, 64 * THREADS // SIZE))
+            for start in range(0, splits, ROUND):
+                for i in tl.static_range(ROUND):
+                    left = splits - start - i
+                    # .cg: from the L2 cache, where the other programs' parts are; not from a stale L1.
+                    at = base + (start + i) * SIZE + inner
+                    whole += tl.load(at, mask=inner < left * SIZE, other=0.0, cache_modifier=".cg")
             tl.store(ticket_ptr + slot, 0)
             _write(
                 whole, tile, columns, factor_ptr, bias_ptr, out_ptr, out_stride, M, N,

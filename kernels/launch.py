@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,6 +20,12 @@ from kernels.tiles import BLOCK, TICKETS, TiledWeight
 def _rest(weight: TiledWeight, dtype: torch.dtype) -> float:
     """The power of two that ``kernels.decode`` leaves to the sum."""
     return 1.0 if weight.factors is None else NVFP4_REST[str(dtype).removeprefix("torch.")]
+
+
+@cache
+def _overlaps(device: torch.device) -> bool:
+    """Whether ``device`` can start a kernel while the one before it still runs."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def _constants(weight: TiledWeight, x: Tensor, blocks: int = 1) -> dict[str, Any]:
@@ -85,10 +92,14 @@ def launch(
         "BLOCK_N": config.block_n,
         "BLOCKS": config.blocks,
         "STAGES": config.stages,
+        "OVERLAP": _overlaps(x.device),
+        "THREADS": 32 * config.warps,
         "num_warps": config.warps,
     }
+    if _overlaps(x.device):
+        constants["launch_pdl"] = True
     matmul[(programs, splits)](
-        *tensors, m, n, weight.columns, splits, x.stride(0), out.stride(0), **constants
+        *tensors, m, n, weight.columns, splits, config.ahead, x.stride(0), out.stride(0), **constants
     )
     return out
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernels.device_tiles import finish, tile_rows, weight_block
+from kernels.device_tiles import ask_for, finish, tile_rows, weight_block
 
 
-@triton.jit(do_not_specialize=["M", "N_SPLITS"])
+@triton.jit(do_not_specialize=["M", "N_SPLITS", "AHEAD"])
 def matmul(
     x_ptr,
     codes_ptr,
@@ -29,6 +30,7 @@ def matmul(
     N,
     K,
     N_SPLITS,
+    AHEAD,
     x_stride,
     out_stride,
     GROUP: tl.constexpr,
@@ -43,6 +45,8 @@ def matmul(
     BLOCK_N: tl.constexpr,
     BLOCKS: tl.constexpr,
     STAGES: tl.constexpr,
+    OVERLAP: tl.constexpr,
+    THREADS: tl.constexpr,
 ):
     """out[M, N] = x W^T; grid (tiles of N x tiles of M, M fastest; N_SPLITS).
 
@@ -51,6 +55,10 @@ def matmul(
     SWIGLU writes silu(gate) * up [M, N/2]; SPLIT adds N_SPLITS parts of K; EVEN_K promises that
     128 * BLOCKS divides K. With BLOCKS > 1 a step takes that many blocks of K, spread over the program's warps,
     whose sums meet at the end: more bytes in flight where there are few rows to divide.
+
+    OVERLAP (sm_90): launched as a programmatic dependent launch, a program starts while the kernel before it still
+    runs, and asks for its first AHEAD blocks of weights. What that kernel wrote, and may still be reading, is
+    touched only after the wait; and since every program waits, kernels further back have ended too.
     """
     program = tl.program_id(0)
     split = tl.program_id(1)
@@ -66,11 +74,20 @@ def matmul(
     inside = columns < M
     steps = tl.cdiv(K, 128 * BLOCKS)
     share = tl.cdiv(steps, N_SPLITS)
+    first = split * share
+    last = tl.minimum(first + share, steps)
+    if OVERLAP:
+        gdc_launch_dependents()
+        ask_for(
+            codes_ptr, scales_ptr, tile, first * BLOCKS, tl.minimum(last * BLOCKS, first * BLOCKS + AHEAD), N, K,
+            GROUP, FORMAT, BLOCK_N, SWIGLU, THREADS,
+        )  # fmt: skip
+        gdc_wait()
     if BLOCKS == 1:
         total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     else:
         total = tl.zeros([BLOCKS, BLOCK_N, BLOCK_M], tl.float32)
-    for step in tl.range(split * share, tl.minimum((split + 1) * share, steps), num_stages=STAGES):
+    for step in tl.range(first, last, num_stages=STAGES):
         if BLOCKS == 1:
             block = step
             column = tl.expand_dims(step * 128 + tl.arange(0, 128), -1)
@@ -100,5 +117,5 @@ def matmul(
     finish(
         total, tile, program, split, N_SPLITS, columns,
         factor_ptr, bias_ptr, out_ptr, partial_ptr, ticket_ptr, out_stride, M, N,
-        REST, BIAS, SWIGLU, SPLIT, BLOCK_N, BLOCK_M,
+        REST, BIAS, SWIGLU, SPLIT, BLOCK_N, BLOCK_M, THREADS,
     )  # fmt: skip

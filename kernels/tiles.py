@@ -4,7 +4,9 @@ Columns are cut into blocks of 128, the last one padded with zero codes. A block
 bits and the blocks lie as [ceil(K/128), N, 16]: what a kernel reads of neighbouring rows at one step is one
 contiguous piece of memory. Nibble ``i`` of word ``j`` (lowest first) is column ``16 * i + j`` of its block, so
 that nibble ``i`` of all words belongs to one group whatever the group (16 to 128 columns), neighbouring words
-are neighbouring columns, and unpacking whole words puts a block's columns in order.
+are neighbouring columns, and unpacking whole words puts a block's columns in order. An E2M1 code's sign and the
+rest lie apart within their half of the word, as ``E2M1_SIGN`` and ``E2M1_MAGNITUDE`` say: few shifts and masks
+then make 16-bit floats of them.
 
 What a kernel needs beside the codes lies as words too, because words can be copied ahead asynchronously:
 int32 [K/g, N] of ``-(128 + zero) << 16 | scale`` (both bfloat16) for integers, and int32 [ceil(K/64), N] of four
@@ -29,6 +31,12 @@ BLOCK = 128
 
 TICKETS = 4096
 """Tiles of a result that a kernel which splits K can have."""
+
+E2M1_SIGN = (15, 12, 14, 13)
+"""Bit of the sign of NVFP4's nibbles 0 to 3 in a word's lower half; nibbles 4 to 7 lie so in the upper one."""
+
+E2M1_MAGNITUDE = (6, 3, 0, 9)
+"""Lowest of the three bits of those nibbles' exponent and mantissa."""
 
 GROUPS = (32, 64, 128)
 """Groups of four-bit integers that the kernels decode."""
@@ -71,8 +79,7 @@ class TiledWeight:
 
     def dense(self) -> Tensor:
         """The weight [rows, columns] that runs: bfloat16 for integers, float32 for NVFP4; pure torch."""
-        shifts = torch.arange(0, 32, 4, device=self.device, dtype=torch.int32)
-        nibbles = self.codes.unsqueeze(2) >> shifts.view(8, 1) & 0xF
+        nibbles = torch.stack([_nibble(self.codes, i, self.factors is not None) for i in range(8)], 2)
         codes = nibbles.transpose(0, 1).reshape(self.rows, -1)[:, : self.columns]
         if self.factors is None:
             words = self.scales.t().unsqueeze(-1)
@@ -105,15 +112,31 @@ def unsupported(weight: StoredWeight) -> str | None:
     return None
 
 
-def _interleave(nibbles: Tensor) -> Tensor:
-    """Words int32 [ceil(K/128), N, 16] of ``nibbles`` uint8 [N, K]."""
+def _nibble(words: Tensor, i: int, floats: bool) -> Tensor:
+    """Nibble ``i`` of each word; ``floats``: it is an E2M1 code."""
+    if not floats:
+        return words >> 4 * i & 0xF
+    half = words >> 16 * (i // 4)
+    return (half >> E2M1_SIGN[i % 4] & 1) << 3 | half >> E2M1_MAGNITUDE[i % 4] & 7
+
+
+def _placed(nibble: Tensor, i: int, floats: bool) -> Tensor:
+    """int32 words that hold nothing but ``nibble`` as their nibble ``i``."""
+    nibble = nibble.to(torch.int32)
+    if not floats:
+        return nibble << 4 * i
+    return (nibble >> 3 << E2M1_SIGN[i % 4] | (nibble & 7) << E2M1_MAGNITUDE[i % 4]) << 16 * (i // 4)
+
+
+def _interleave(nibbles: Tensor, floats: bool) -> Tensor:
+    """Words int32 [ceil(K/128), N, 16] of ``nibbles`` uint8 [N, K]; ``floats``: these are E2M1 codes."""
     rows, columns = nibbles.shape
     blocks = -(-columns // BLOCK)
     padded = torch.nn.functional.pad(nibbles, (0, blocks * BLOCK - columns))
     runs = padded.reshape(rows, blocks, 8, 16).transpose(0, 1)
     words = torch.zeros(blocks, rows, 16, dtype=torch.int32, device=nibbles.device)
     for i in range(8):
-        words |= runs[:, :, i].to(torch.int32) << (4 * i)
+        words |= _placed(runs[:, :, i], i, floats)
     return words
 
 
@@ -147,11 +170,11 @@ def tile(weight: StoredWeight) -> TiledWeight:
             offset = (-136.0 - unpack(weight.zero, 4, rows, dim=0).float()).to(torch.bfloat16)
         words = offset.view(torch.int16).to(torch.int32) << 16 | scale
         scales = words.t().contiguous()
-        codes = _interleave(nibbles)
+        codes = _interleave(nibbles, False)
         return TiledWeight(rows, columns, weight.group, weight.label, codes, scales, None, (), tickets)
     scale = weight.scale.view(torch.uint8)
     empty = (scale == 0).repeat_interleave(nvfp4.GROUP, dim=1)
-    codes = _interleave(nibbles.masked_fill(empty, 0))
+    codes = _interleave(nibbles.masked_fill(empty, 0), True)
     padded = torch.nn.functional.pad(_recode(scale), (0, -scale.shape[1] % 4))
     scales = padded.contiguous().view(torch.int32).t().contiguous()
     factors = 1.0 / weight.divisors().flatten()
