@@ -10,20 +10,21 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from kernels import rivals
-from kernels.config import choose
+from kernels.config import Config, choose
 from kernels.launch import launch
 from kernels.linear import linear
 from kernels.timing import (
     ROWS,
     SHAPES,
+    compare,
     copies_of,
-    microseconds,
     random_rows,
     random_tiles,
     read_bandwidth,
@@ -46,10 +47,6 @@ class Row:
     how: str
 
 
-def _calls(x: Tensor, weights: Sequence[Tensor]) -> list[Callable[[], object]]:
-    return [lambda w=w: torch.nn.functional.linear(x, w) for w in weights]  # type: ignore[misc]
-
-
 def measure(
     formats: Sequence[str],
     others: Sequence[str] = ("tinygemm",),
@@ -65,49 +62,68 @@ def measure(
         group: columns that share a scale in the rivals' weights.
     """
     peak = read_bandwidth()
+    for key in SHAPES:
+        contenders = _contenders(key, formats, others, ms, group)
+        rows = []
+        for m in ms:
+            some = [contender for contender in contenders if contender.fits(m)]
+            x = random_rows(m, SHAPES[key][1])
+            taken = compare([contender.calls(x) for contender in some], 15 if m < 1024 else 7)
+            for contender, each in zip(some, taken, strict=True):
+                rate = contender.nbytes / each / 1e3
+                rows.append(Row(key, m, contender.name, round(each, 2), round(rate, 1),
+                                round(rate * 1e9 / peak, 3), round(taken[0] / each, 2), contender.how(m)))  # fmt: skip
+        yield rows
+
+
+@dataclass(frozen=True)
+class _Contender:
+    """An implementation of one linear: as many of it as a rotation takes, each called with the activations."""
+
+    name: str
+    nbytes: int
+    linears: Sequence[Callable[[Tensor], object]]
+    how: Callable[[int], str]
+    most_rows: int
+
+    def fits(self, m: int) -> bool:
+        return m <= self.most_rows
+
+    def calls(self, x: Tensor) -> list[Callable[[], object]]:
+        return [partial(linear, x) for linear in self.linears]
+
+
+def _contenders(
+    key: str, formats: Sequence[str], others: Sequence[str], ms: Sequence[int], group: int
+) -> list[_Contender]:
+    """All that ``measure`` compares for a linear; cuBLAS is the first."""
+    rows, columns = SHAPES[key]
     name = torch.cuda.get_device_name()
     processors = torch.cuda.get_device_properties(0).multi_processor_count
-    for key, (rows, columns) in SHAPES.items():
-        out: list[Row] = []
-        inputs = {m: random_rows(m, columns) for m in ms}
+    copies = copies_of(2 * rows * columns)
+    dense = [torch.randn(rows, columns, device="cuda", dtype=torch.bfloat16) for _ in range(copies)]
+    multiply = [partial(torch.nn.functional.linear, weight=weight) for weight in dense]
+    found = [_Contender("bf16", dense[0].nbytes, multiply, lambda m: "cublas", max(ms))]
+    for other in others:
+        linears, nbytes = rivals.make(other, rows, columns, group)
+        found.append(
+            _Contender(f"{other} int4-g{group}", nbytes, linears, lambda m: "", rivals.MOST_ROWS[other])
+        )
+    for format in formats:  # noqa: A001
+        weights = random_tiles(format, rows, columns, 1)
+        nbytes = weights[0].nbytes
+        weights = random_tiles(format, rows, columns, copies_of(nbytes))
 
-        def row(
-            m: int, implementation: str, taken: float, nbytes: int, how: str, base: float, key: str = key
-        ) -> Row:
-            rate = nbytes / taken / 1e3
-            return Row(key, m, implementation, round(taken, 2), round(rate, 1), round(rate * 1e9 / peak, 3),
-                       round(base / taken, 2), how)  # fmt: skip
+        def config(m: int, gated: bool = False, format: str = format) -> Config:  # noqa: A002
+            return choose(name, processors, format, rows, columns, m, gated)
 
-        dense = [
-            torch.randn(rows, columns, device="cuda", dtype=torch.bfloat16)
-            for _ in range(copies_of(2 * rows * columns))
-        ]
-        bf16 = {m: microseconds(_calls(inputs[m], dense)) for m in ms}
-        out += [row(m, "bf16", bf16[m], dense[0].nbytes, "cublas", bf16[m]) for m in ms]
-        del dense
-        for other in others:
-            linears, nbytes = rivals.make(other, rows, columns, group)
-            for m in (m for m in ms if m <= rivals.MOST_ROWS[other]):
-                x = inputs[m]
-                taken = microseconds([lambda f=f, x=x: f(x) for f in linears])  # type: ignore[misc]
-                out.append(row(m, f"{other} int4-g{group}", taken, nbytes, "", bf16[m]))
-            del linears
-        for format in formats:  # noqa: A001
-            weights = random_tiles(format, rows, columns, 1)
-            weights = random_tiles(format, rows, columns, copies_of(weights[0].nbytes))
-            for m in ms:
-                x = inputs[m]
-                taken = microseconds([lambda w=w, x=x: linear(x, w) for w in weights])  # type: ignore[misc]
-                how = choose(name, processors, format, rows, columns, m, False)
-                out.append(row(m, format, taken, weights[0].nbytes, how.label, bf16[m]))
-                if key == "gate_up" and m <= 16:
-                    gated = choose(name, processors, format, rows, columns, m, True)
-                    taken = microseconds(
-                        [lambda w=w, x=x, c=gated: launch(x, w, None, c, True) for w in weights]  # type: ignore[misc]
-                    )
-                    out.append(row(m, f"{format} swiglu", taken, weights[0].nbytes, gated.label, bf16[m]))
-            del weights
-        yield out
+        plain = [partial(linear, weight=weight) for weight in weights]
+        found.append(_Contender(format, nbytes, plain, lambda m, c=config: c(m).label, max(ms)))  # type: ignore[misc]
+        if key == "gate_up":
+            fused = [lambda x, w=w, c=config: launch(x, w, None, c(len(x), True), True) for w in weights]
+            how = lambda m, c=config: c(m, True).label  # noqa: E731
+            found.append(_Contender(f"{format} swiglu", nbytes, fused, how, 16))
+    return found
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -26,13 +26,17 @@ ROTATION = 160 * 2**20
 """Bytes of weights that a timed graph passes over: some three times the L2 cache of an H100."""
 
 
+LEAST_CALLS = 16
+"""Calls in a timed graph at least, so that starting it does not count for much."""
+
+
 def copies_of(nbytes: int) -> int:
     """How many weights of ``nbytes`` make up a rotation."""
     return max(2, -(-ROTATION // nbytes))
 
 
-def microseconds(calls: Sequence[Callable[[], object]], replays: int = 15) -> float:
-    """Median time of one call, from replays of a CUDA graph that makes all ``calls`` in turn."""
+def _captured(calls: Sequence[Callable[[], object]]) -> tuple[torch.cuda.CUDAGraph, int]:
+    """A graph that makes all ``calls`` in turn, over again until it has some, and how many it makes."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -40,21 +44,41 @@ def microseconds(calls: Sequence[Callable[[], object]], replays: int = 15) -> fl
         calls[-1]()
     torch.cuda.current_stream().wait_stream(stream)
     torch.cuda.synchronize()
+    rounds = -(-LEAST_CALLS // len(calls))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for call in calls:
-            call()
-    graph.replay()
-    times = []
-    for _ in range(replays):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) * 1000 / len(calls))
-    graph.reset()
-    return median(times)
+        for _ in range(rounds):
+            for call in calls:
+                call()
+    return graph, rounds * len(calls)
+
+
+def compare(contenders: Sequence[Sequence[Callable[[], object]]], replays: int = 15) -> list[float]:
+    """Median time in microseconds of one call of each contender, from replays of CUDA graphs.
+
+    Each contender is a list of calls that differ in their weights. The replays take turns, so that clock and
+    temperature are alike for all.
+    """
+    graphs = [_captured(calls) for calls in contenders]
+    times: list[list[float]] = [[] for _ in graphs]
+    for round_ in range(replays + 1):
+        for taken, (graph, count) in zip(times, graphs, strict=True):
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            # The first round loads the graphs.
+            if round_:
+                taken.append(begin.elapsed_time(end) * 1000 / count)
+    for graph, _ in graphs:
+        graph.reset()
+    return [median(taken) for taken in times]
+
+
+def microseconds(calls: Sequence[Callable[[], object]], replays: int = 15) -> float:
+    """As ``compare``, of one contender."""
+    return compare([calls], replays)[0]
 
 
 def random_tiles(format: str, rows: int, columns: int, copies: int) -> list[TiledWeight]:  # noqa: A002

@@ -10,37 +10,57 @@ import argparse
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from kernels.config import Config, Entry, tuned_file, tuned_text
+from kernels.config import Config, Entry, read_tuned, tuned_file, tuned_text
 from kernels.launch import launch
-from kernels.timing import ROWS, SHAPES, copies_of, microseconds, random_rows, random_tiles
+from kernels.tiles import BLOCK
+from kernels.timing import ROWS, SHAPES, compare, copies_of, microseconds, random_rows, random_tiles
 
 # Rows of a tile of activations to (rows of weight, blocks, warps, stages); what does not fit the device's shared
 # memory fails to compile and drops out.
 TILES = {
     8: [
-        (16, 1, 1, 6), (32, 1, 2, 4), (64, 1, 4, 3), (64, 1, 4, 5), (128, 1, 4, 3), (128, 1, 4, 5), (128, 1, 8, 4),
-        (16, 2, 2, 4), (16, 4, 4, 3), (16, 4, 4, 4), (16, 8, 8, 2), (32, 2, 4, 4), (32, 4, 4, 3), (32, 4, 8, 3),
+        (16, 1, 1, 6), (16, 2, 2, 4), (16, 2, 2, 6), (16, 4, 4, 3), (16, 4, 4, 5), (16, 8, 4, 2), (16, 8, 8, 2),
+        (32, 1, 2, 4), (32, 1, 2, 6), (32, 2, 4, 3), (32, 2, 4, 5), (32, 4, 8, 3), (64, 1, 4, 3), (64, 1, 4, 5),
+        (128, 1, 4, 3), (128, 1, 4, 5),
     ],
-    16: [(64, 1, 4, 3), (64, 1, 4, 5), (128, 1, 4, 3), (128, 1, 8, 4), (16, 4, 4, 3), (32, 2, 4, 3), (32, 4, 4, 3)],
-    32: [(64, 1, 4, 3), (64, 1, 4, 5), (128, 1, 4, 3), (128, 1, 8, 4), (32, 2, 4, 3), (32, 4, 8, 2)],
-    64: [(64, 1, 4, 3), (64, 1, 4, 4), (128, 1, 4, 3), (128, 1, 8, 3), (128, 1, 8, 4)],
-    128: [(64, 1, 4, 2), (64, 1, 4, 3), (128, 1, 4, 3), (128, 1, 8, 3), (128, 1, 8, 4), (256, 1, 8, 3)],
+    16: [
+        (16, 2, 2, 4), (16, 4, 4, 3), (16, 8, 8, 2), (32, 1, 2, 4), (32, 2, 4, 3), (32, 4, 8, 2), (64, 1, 4, 3),
+        (64, 1, 4, 5), (128, 1, 4, 3), (128, 1, 8, 4),
+    ],
+    32: [
+        (16, 4, 4, 2), (32, 2, 4, 3), (32, 4, 8, 2), (64, 1, 4, 3), (64, 1, 4, 5), (64, 2, 8, 3), (128, 1, 4, 3),
+        (128, 1, 8, 4),
+    ],
+    64: [(32, 4, 8, 2), (64, 1, 4, 3), (64, 1, 4, 5), (64, 2, 8, 2), (128, 1, 4, 3), (128, 1, 8, 3), (128, 1, 8, 4)],
+    128: [(64, 1, 4, 2), (64, 1, 4, 3), (64, 1, 4, 4), (128, 1, 8, 3), (128, 1, 8, 4), (256, 1, 8, 3)],
     256: [(64, 1, 4, 3), (128, 1, 8, 2), (128, 1, 8, 3)],
 }  # fmt: skip
 
+SPLITS = (1, 2, 3, 4, 6, 8)
+"""Parts into which K can be divided."""
+
+FINALISTS = 4
+"""Configurations of a case that are timed a second time, beside each other and with more or less asked for ahead."""
+
+
+AHEAD_BYTES = 12 * 2**20
+"""Weights that all programs together ask for ahead, about: a quarter of an H100's L2 cache."""
+
 
 def kinds(m: int) -> Iterator[Config]:
-    """Configurations worth compiling for ``m`` rows, without their splits."""
+    """Tiles worth trying for ``m`` rows, without their splits."""
     fit = next((size for size in TILES if size >= m), max(TILES))
     # Where arithmetic begins to count, two smaller tiles can fill the device better than one.
-    for size in (fit, fit // 2) if m >= 128 else (fit,):
+    for size in (fit, fit // 2) if m >= 64 else (fit,):
         for rows, blocks, warps, stages in TILES[size]:
             yield Config("matmul", size, rows, blocks, warps, stages)
 
@@ -54,123 +74,169 @@ def candidates(m: int, rows: int, columns: int, processors: int) -> Iterator[Con
         return
     for config in kinds(m):
         programs = -(-rows // config.block_n) * -(-m // config.block_m)
-        for splits in (1, 2, 4, 8):
-            # A part of K should have two steps at least, and the device be neither starved nor flooded.
-            steps = columns // (128 * config.blocks)
-            if splits > 1 and (steps < 2 * splits or programs * splits > 16 * processors):
-                continue
-            if programs * splits * 4 < processors and splits < 8 and steps >= 4 * splits:
-                continue
-            yield replace(config, splits=splits)
+        # A part of K should have two steps at least.
+        steps = columns // (BLOCK * config.blocks)
+        possible = [splits for splits in SPLITS if splits == 1 or steps >= 2 * splits]
+        # Per multiprocessor up to 1, 2, 4 or 8 programs, as full as the splits allow.
+        full = {max((s for s in possible if programs * s <= processors * n), default=1) for n in (1, 2, 4, 8)}
+        for splits in sorted(full):
+            if programs * splits * 2 > processors or splits == max(possible):
+                yield replace(config, splits=splits, ahead=_ahead(config, programs * splits, steps // splits))
 
 
-def _compile(job: tuple[str, Config, bool]) -> str | None:
+def _ahead(config: Config, programs: int, steps: int) -> int:
+    """Blocks to ask for ahead: a power of two that keeps within ``AHEAD_BYTES`` and a program's share."""
+    most = AHEAD_BYTES // (programs * config.block_n * 64)
+    return 1 << min(max(most, 1), steps * config.blocks).bit_length() - 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """A linear [``rows``, ``columns``] to tune for each of ``ms`` rows of activations."""
+
+    name: str
+    rows: int
+    columns: int
+    ms: tuple[int, ...]
+    gated: bool
+
+    def even(self, config: Config) -> bool:
+        """Whether every step of ``config`` has all of its columns."""
+        return self.columns % (BLOCK * config.blocks) == 0
+
+
+def _compile(job: tuple[str, Config, bool, bool]) -> str | None:
     """Run ``config`` once on a small weight, in a process of its own; the error's first line if it fails."""
-    format, config, gated = job  # noqa: A001
-    weight = random_tiles(format, 512, 1024, 1)[0]
+    format, config, gated, even = job  # noqa: A001
+    columns = 1024 if even else 896
+    weight = random_tiles(format, 512, columns, 1)[0]
     try:
-        launch(random_rows(config.block_m, 1024), weight, None, config, gated)
+        launch(random_rows(config.block_m, columns), weight, None, config, gated)
         torch.cuda.synchronize()
     except Exception as error:
         return f"{config.label}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
     return None
 
 
-def compile_all(formats: list[str], gated: bool) -> list[str]:
-    """Fill Triton's cache with every kernel that ``candidates`` can ask for; the errors of those that failed."""
-    jobs = []
-    for format in formats:  # noqa: A001
-        configs = {replace(config, splits=splits) for m in ROWS for config in kinds(m) for splits in (1, 2)}
-        jobs += [(format, config, False) for config in configs] + [(format, Config("expand"), False)]
-        if gated:
-            jobs += [(format, c, True) for c in configs if c.block_m <= 16 and c.splits == 1]
+def compile_all(formats: list[str], cases: list[Case]) -> list[str]:
+    """Fill Triton's cache with every kernel that ``cases`` can ask for; the errors of those that failed."""
+    processors = torch.cuda.get_device_properties(0).multi_processor_count
+    # In how many parts and how much is asked for ahead is no matter of compilation.
+    wanted = {
+        (replace(config, splits=min(config.splits, 2), ahead=0), case.gated, case.even(config))
+        for case in cases
+        for m in case.ms
+        for config in candidates(m, case.rows, case.columns, processors)
+        if not case.gated or _can_gate(config)
+    }
+    jobs = [(format, *what) for format in formats for what in wanted]  # noqa: A001
     workers = min(len(jobs), os.cpu_count() or 1)
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         return [error for error in pool.map(_compile, jobs, chunksize=2) if error is not None]
 
 
-def tune_shape(
-    format: str,  # noqa: A002
-    rows: int,
-    columns: int,
-    ms: tuple[int, ...],
-    gated: bool,
-    report: list[tuple[int, str, float]],
-) -> list[Entry]:
-    """The fastest configuration for each of ``ms``; ``report`` receives (m, label, microseconds) of all."""
+def _can_gate(config: Config) -> bool:
+    return config.kernel == "matmul" and config.splits == 1
+
+
+def tune_case(format: str, case: Case, report: list[tuple[int, str, float]]) -> list[Entry]:  # noqa: A002
+    """The fastest configuration for each number of rows; ``report`` receives (m, label, microseconds) of all."""
+    rows, columns = case.rows, case.columns
     weights = random_tiles(format, rows, columns, 2)
     weights = random_tiles(format, rows, columns, copies_of(weights[0].nbytes))
     processors = torch.cuda.get_device_properties(0).multi_processor_count
     entries = []
-    for m in ms:
+    for m in case.ms:
         x = random_rows(m, columns)
+
+        def calls(config: Config, x: Tensor = x) -> list[Callable[[], object]]:
+            return [partial(launch, x, weight, None, config, case.gated) for weight in weights]
+
         found: list[tuple[float, Config]] = []
         for config in candidates(m, rows, columns, processors):
-            if gated and (config.kernel == "expand" or config.splits > 1):
+            if case.gated and not _can_gate(config):
                 continue
             try:
-                taken = microseconds(
-                    [lambda w=w, x=x, c=config: launch(x, w, None, c, gated) for w in weights],  # type: ignore[misc]
-                    7 if m >= 256 else 11,
-                )
+                taken = microseconds(calls(config), 5)
             except Exception as error:  # a configuration that this device cannot hold
                 report.append((m, f"{config.label}: {type(error).__name__}", float("nan")))
                 continue
             found.append((taken, config))
             report.append((m, config.label, taken))
-        if found:
-            taken, config = min(found, key=lambda pair: pair[0])
-            entries.append(Entry(format, rows, columns, m, gated, config, round(taken, 2)))
+        if not found:
+            continue
+        best = [config for _, config in sorted(found, key=lambda pair: pair[0])[:FINALISTS]]
+        final = [replace(c, ahead=a) for c in best for a in {0, c.ahead // 2, c.ahead, 2 * c.ahead}]
+        final = list(
+            dict.fromkeys(c if c.kernel == "matmul" else replace(c, ahead=best[0].ahead) for c in final)
+        )
+        times = compare([calls(config) for config in final], 11)
+        report += [(m, f"{config.label} again", taken) for config, taken in zip(final, times, strict=True)]
+        taken, config = min(zip(times, final, strict=True), key=lambda pair: pair[0])
+        entries.append(Entry(format, rows, columns, m, case.gated, config, round(taken, 2)))
     return entries
 
 
 def tune(
     formats: list[str], output: Path, seconds: float, ms: tuple[int, ...] = ROWS
 ) -> tuple[list[Entry], dict[str, list[tuple[int, str, float]]]]:
-    """Tune ``formats`` for the full-size linears and write ``output`` after each shape, for ``seconds`` at most.
+    """Tune ``formats`` for the full-size linears and write ``output`` after each case, for ``seconds`` at most.
+
+    What ``output`` held of a case before is replaced from the smallest to the largest of ``ms``.
 
     Returns:
-        the entries, and every candidate's time by ``<format> <linear>``.
+        the new entries, and every candidate's time by ``<format> <linear>``.
     """
     begin = time.monotonic()
     import triton
 
     versions = {"torch": torch.__version__, "triton": triton.__version__}
     name = torch.cuda.get_device_name()
-    for error in compile_all(formats, gated=True):
+    cases = [Case(key, *shape, ms, False) for key, shape in SHAPES.items()]
+    cases.append(Case("gate_up gated", *SHAPES["gate_up"], tuple(m for m in ms if m <= 16), True))
+    for error in compile_all(formats, cases):
         print(f"does not compile: {error}", flush=True)
     print(f"compiled in {time.monotonic() - begin:.0f} s", flush=True)
+    held = list(read_tuned(output))
     entries: list[Entry] = []
     reports: dict[str, list[tuple[int, str, float]]] = {}
     for format in formats:  # noqa: A001
-        cases = [(key, *shape, ms, False) for key, shape in SHAPES.items()]
-        cases.append(("gate_up gated", *SHAPES["gate_up"], tuple(m for m in ms if m <= 16), True))
-        for key, rows, columns, some, gated in cases:
+        for case in cases:
             if time.monotonic() - begin > seconds:
-                print(f"out of time before {format} {key}", flush=True)
+                print(f"out of time before {format} {case.name}", flush=True)
                 return entries, reports
-            report = reports.setdefault(f"{format} {key}", [])
-            found = tune_shape(format, rows, columns, some, gated, report)
+            found = tune_case(format, case, reports.setdefault(f"{format} {case.name}", []))
             entries += found
-            output.write_text(tuned_text(name, entries, versions))
+            held = [entry for entry in held if not _covers(format, case, entry)] + found
+            output.write_text(tuned_text(name, held, versions))
             for entry in found:
                 print(
-                    f"{format} {key} m={entry.m}: {entry.microseconds} us, {entry.config.label}", flush=True
+                    f"{format} {case.name} m={entry.m}: {entry.microseconds} us, {entry.config.label}",
+                    flush=True,
                 )
     return entries, reports
+
+
+def _covers(format: str, case: Case, entry: Entry) -> bool:  # noqa: A002
+    """Whether ``entry`` is of a case that was just tuned."""
+    tuned = (format, case.rows, case.columns, case.gated)
+    known = (entry.format, entry.rows, entry.columns, entry.gated)
+    return tuned == known and bool(case.ms) and min(case.ms) <= entry.m <= max(case.ms)
 
 
 def main() -> None:
     """Tune and write the results where ``kernels.config`` reads them, or to ``--output``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--formats", default="int4-g64,nvfp4", help="comma-separated: int4-g32, ..., nvfp4")
+    parser.add_argument("--rows", default=",".join(map(str, ROWS)), help="numbers of rows of activations")
     parser.add_argument("--output", type=Path, help="default: kernels/tuned/<device>.json")
     parser.add_argument("--candidates", type=Path, help="write every candidate's time to this text file")
-    parser.add_argument("--seconds", type=float, default=600, help="start no shape after this time")
+    parser.add_argument("--seconds", type=float, default=600, help="start no case after this time")
     parsed = parser.parse_args()
     output = parsed.output or tuned_file(torch.cuda.get_device_name())
     output.parent.mkdir(parents=True, exist_ok=True)
-    _, reports = tune(parsed.formats.split(","), output, parsed.seconds)
+    ms = tuple(int(m) for m in parsed.rows.split(","))
+    _, reports = tune(parsed.formats.split(","), output, parsed.seconds, ms)
     if parsed.candidates:
         lines = [f"{key}\t{m}\t{label}\t{us:.2f}" for key, rows in reports.items() for m, label, us in rows]
         parsed.candidates.write_text("\n".join(lines) + "\n")
