@@ -75,11 +75,7 @@ def enforcement(pipeline: Pipeline) -> Enforcement:
             )
         if not isinstance(module, QuantizedLinear):
             continue
-        mine = sum(
-            source.entry(f"{name}.{key}").nbytes
-            for key, buffer in module.named_buffers(recurse=False)
-            if key != "bias" and buffer is not None
-        )
+        mine = sum(source.entry(f"{name}.{key}").nbytes for key in module.stored_names)
         kept = module.nbytes - (0 if module.bias is None else module.bias.nbytes)
         # The kernels' layout has whole blocks of columns, and scale and zero of an integer's group in one word.
         blocks = -(-module.in_features // BLOCK) * BLOCK / module.in_features

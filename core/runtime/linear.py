@@ -64,8 +64,9 @@ class QuantizedLinear(nn.Module):
         """The dequantized weight, if ``hold`` was called."""
         self.laid_out: LaidOut | None = None
         """Where the weight is instead of in the buffers, after ``adopt``."""
-        self.stored_bytes = self.nbytes - (0 if bias is None else bias.nbytes)
-        """Bytes of the weight's buffers as they came from the files."""
+        stored = {name: buffer.nbytes for name, buffer in self.named_buffers() if name != "bias"}
+        self.stored_names, self.stored_bytes = tuple(stored), sum(stored.values())
+        """What the weight came from the files as."""
 
     @staticmethod
     def check_shapes(
