@@ -13,13 +13,11 @@ import json
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -34,6 +32,7 @@ from core.checkpoints.source import TensorSource
 from core.checkpoints.stream import Slot, write_stream
 from core.files import write_text
 from core.formats.variant_folder import MAX_SHARD_BYTES, ShardWriter
+from core.host_memory import HostMemory
 from core.lance.loading import VISION_PREFIX
 from core.quantization import recipe as recipes
 from core.quantization.inputs import CalibrationInputs
@@ -57,7 +56,6 @@ FACTORS = 64
 """Independent sources that the channels of a random input mix."""
 
 _DTYPES = {torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64"}
-_STATUS = Path("/proc/self/status")
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
@@ -134,39 +132,6 @@ def write_statistics(path: Path, layout: Layout, rows: int, device: torch.device
         yield _bytes(drawn[leaf])
 
     write_stream(path, slots, pieces)
-
-
-class HostMemory:
-    """The greatest anonymous memory of this process while entered: what it holds above the page cache."""
-
-    def __init__(self) -> None:
-        self.start = self.peak = self._now()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    @staticmethod
-    def _now() -> int:
-        if not _STATUS.is_file():
-            return 0
-        fields = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii").splitlines())
-        return int(fields["RssAnon"].split()[0]) * 1024
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.02):
-            self.peak = max(self.peak, self._now())
-
-    def __enter__(self) -> HostMemory:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 @dataclass(frozen=True)
