@@ -66,8 +66,8 @@ class CalibrationInputs:
         rows = [part.rows[:count] for part, count in zip(moments, scored, strict=True)]
         sample = [part.rows[count:] for part, count in zip(moments, scored, strict=True)]
         worth = [
-            torch.full((len(part),), float(w / e) / max(len(part), 1))
-            for part, w, e in zip(sample, weight, energy, strict=True)
+            torch.full((len(part),), w / float(e) / max(len(part), 1))
+            for part, w, e in zip(sample, weights.values(), energy, strict=True)
         ]
         bucket = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(part) for part in rows]))
         return Inputs(
