@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import DataError, UsageError
-from core.evaluation.suites import ANSWERING, Sample
+from core.evaluation.suites import ANSWERING, PERPLEXITY, Sample
 from core.store import Store
 
 LIKELIHOOD, TRAJECTORY = "likelihood.safetensors", "trajectory.safetensors"
@@ -34,7 +34,7 @@ class Baseline:
     @property
     def artifact(self) -> Path:
         """The file of log-probabilities or trajectories."""
-        kept = LIKELIHOOD if self.run["task"] in ANSWERING else TRAJECTORY
+        kept = LIKELIHOOD if self.run["task"] in (*ANSWERING, PERPLEXITY) else TRAJECTORY
         return run_folder(self.store, self.run["id"]) / kept
 
     @cached_property

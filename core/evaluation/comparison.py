@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from core.errors import UsageError
 from core.evaluation import statistics, text_scores
-from core.evaluation.suites import ANSWERING
+from core.evaluation.suites import ANSWERING, PERPLEXITY
 from core.store import Store
 
 _TOKENS = (
@@ -48,7 +48,11 @@ class Pair:
 
     @property
     def differs(self) -> bool:
-        """Whether the second output is not the first one, to the character or the pixel."""
+        """Whether the second output is not the first one, to the character or the pixel; of running text, whether
+        some token's likeliest choice is another.
+        """
+        if self.first["task"] == PERPLEXITY:
+            return self.scores.get("top1", 1.0) < 1.0
         if self.first["task"] not in ANSWERING:
             return bool(self.first["output_media"] != self.second["output_media"])
         return self.scores["exact"] != 1.0
@@ -128,7 +132,9 @@ def _identity(row: dict[str, Any]) -> tuple[str, str, str]:
 def _pair_scores(
     store: Store, first: dict[str, Any], second: dict[str, Any], *, scored: bool
 ) -> dict[str, float]:
-    if first["task"] not in ANSWERING:
+    if first["task"] == PERPLEXITY:
+        scores: dict[str, float] = {}
+    elif first["task"] not in ANSWERING:
         from core.evaluation import image_scores, media  # numpy, which comparing texts does without
 
         left, right = (

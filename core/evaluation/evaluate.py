@@ -12,6 +12,8 @@ from core.errors import Cancelled
 from core.evaluation.answers import AnswerExaminer
 from core.evaluation.baseline import BF16, Baseline, run_folder
 from core.evaluation.drawings import DrawingExaminer
+from core.evaluation.perplexity import CONTEXT, TextExaminer
+from core.evaluation.readers import LanceReader
 from core.evaluation.subject import Subject
 from core.evaluation.suites import ANSWERING, Sample, Settings, Suite
 from core.files import sha256_text
@@ -29,14 +31,14 @@ class Examiner(Protocol):
 
 
 def describe_evaluation(
-    suite: Suite, settings: Settings, source: Subject, device: str, dtype: str
+    suite: Suite, settings: Settings | None, source: Subject, device: str, dtype: str
 ) -> dict[str, Any]:
     """Everything two evaluations must share to be compared, as plain data; recorded in the manifest."""
     return {
         "task": suite.task,
         "suite": suite.fingerprint,
         "samples": len(suite.samples),
-        "settings": settings.recorded([suite.task]),
+        "settings": {"context": CONTEXT} if settings is None else settings.recorded([suite.task]),
         "source": source.fingerprint,
         "device": device.partition(":")[0],
         "dtype": dtype,
@@ -53,7 +55,7 @@ def evaluate(
     pipeline: Pipeline,
     subject: Subject,
     suite: Suite,
-    settings: Settings,
+    settings: Settings | None,
     evaluation: dict[str, Any],
     *,
     baseline: Baseline | None,
@@ -67,14 +69,19 @@ def evaluate(
     so, with the outputs it made. A bf16 run without a baseline keeps the file that others are scored against.
 
     Args:
+        settings: how samples are run; None of running text.
         evaluation: from ``describe_evaluation``.
         baseline: the bf16 run to score against; None scores against the truth alone.
         running: what ``core.runtime.enforcement`` says of the pipeline, for the manifest.
         after_sample: called after each stored output; may raise ``Cancelled``.
     """
-    make: Callable[..., Examiner] = AnswerExaminer if suite.task in ANSWERING else DrawingExaminer
     keep = subject.recipe == BF16 and baseline is None
-    examiner = make(pipeline, settings, store, baseline, keep=keep)
+    examiner: Examiner
+    if settings is None:
+        examiner = TextExaminer(LanceReader(pipeline), pipeline.folder, baseline, keep=keep)
+    else:
+        make = AnswerExaminer if suite.task in ANSWERING else DrawingExaminer
+        examiner = make(pipeline, settings, store, baseline, keep=keep)
     started = time.monotonic()
     device = str(pipeline.device)
     record = manifest.collect(

@@ -14,7 +14,7 @@ from typing import Any
 
 from core.errors import UsageError
 from core.evaluation.comparison import Comparison
-from core.evaluation.suites import ANSWERING
+from core.evaluation.suites import ANSWERING, PERPLEXITY
 from core.store import columns
 from core.store.columns import BY_KEY, Column
 
@@ -130,6 +130,8 @@ def judge(gates: Sequence[Gate], comparisons: Sequence[Comparison]) -> list[Verd
 
 
 def _scores_of(comparison: Comparison) -> Iterable[str]:
+    if comparison.first["task"] == PERPLEXITY:
+        return _TOKENS
     return _ANSWERS if comparison.first["task"] in ANSWERING else _PICTURES
 
 

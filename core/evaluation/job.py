@@ -28,7 +28,7 @@ class _Plan:
     """One suite to run, and what it is scored against."""
 
     suite: Suite
-    settings: Settings
+    settings: Settings | None
     evaluation: dict[str, Any]
     baseline: Baseline | None
 
@@ -59,7 +59,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     """
     store = context.store
     if not spec.get("suites"):
-        raise UsageError(f"no suite given; suites are {', '.join(suites.names()) or '(none)'}")
+        raise UsageError(f"no suite given; suites are {', '.join([*suites.names(), suites.PROSE])}")
     device = pick_device(spec.get("device") or "auto")
     dtype = pick_dtype(spec.get("dtype") or "auto", device)
     subject, source, info = open_subjects(str(spec["checkpoint"]), store)
@@ -67,9 +67,12 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     for name in spec["suites"]:
         limit = spec.get("limit")
         suite = suites.load(name, limit.get(name) if isinstance(limit, dict) else limit)
-        settings = Settings.combine(info.defaults, suite.settings, {"resolution": spec.get("resolution")})
-        check_resolution(settings.resolution)
-        sampling(settings)
+        settings = None
+        if suite.task != suites.PERPLEXITY:
+            own = {"resolution": spec.get("resolution")}
+            settings = Settings.combine(info.defaults, suite.settings, own)
+            check_resolution(settings.resolution)
+            sampling(settings)
         evaluation = describe_evaluation(
             suite, settings, source, str(device), str(dtype).removeprefix("torch.")
         )

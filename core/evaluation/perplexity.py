@@ -22,11 +22,9 @@ from torch import Tensor
 
 from core.errors import CheckpointError, DataError
 from core.evaluation import likelihood, statistics
-from core.evaluation.baseline import Baseline
+from core.evaluation.baseline import LIKELIHOOD, Baseline
 from core.evaluation.likelihood import LogProbs, TokenScores
 from core.evaluation.suites import Sample
-
-ARTIFACT = "likelihood.safetensors"
 
 CONTEXT = 1024
 """Tokens of a window; fewer where a model has fewer positions."""
@@ -177,7 +175,7 @@ class TextExaminer:
     def save(self, folder: Path) -> None:
         """Keep what others are scored against in ``folder``."""
         if self.keep:
-            likelihood.save(folder / ARTIFACT, self.kept)
+            likelihood.save(folder / LIKELIHOOD, self.kept)
 
 
 def _rows(kept: LogProbs, rows: slice) -> LogProbs:

@@ -1,29 +1,42 @@
 """Running text as a suite: what a model's perplexity is measured on.
 
-A text file is one document, or several divided by form feeds. The suite ``text`` comes with the workbench.
+A text file is one document, or several divided by form feeds. The suite ``text`` comes with the
+workbench, ``text:FILE`` is that of a user's file.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from core.errors import DataError
-from core.evaluation.suites import Sample, Suite
+from core.evaluation.suites import PERPLEXITY, Sample, Suite
+from core.store.columns import Column
 
-TASK = "perplexity"
-"""The task of every suite made here."""
-
-NAME = "text"
 SHIPPED = Path(__file__).parent / "texts" / "alice.txt"
 """What the suite ``text`` reads; ``texts/README.md`` says where it comes from."""
 
-SUFFIXES = (".txt", ".text", ".md")
 _DIVIDER = "\f"
 
 
-def is_text(name: str) -> bool:
-    """Whether a suite of this name, or in the file of this path, is running text."""
-    return name == NAME or Path(name).suffix.lower() in SUFFIXES
+COLUMN = Column(
+    "perplexity", "perplexity", 15, "right", "number", "exp of the NLL", 2, "lower", error="perplexity_se"
+)
+"""How a perplexity is written; it is worked out from a run's NLL and not stored."""
+
+
+def perplexity(row: Mapping[str, Any]) -> dict[str, float | None]:
+    """``perplexity`` and ``perplexity_se`` of a run over running text; nothing of another run, or without an NLL.
+
+    The error is that of the NLL carried through the exponential to first order.
+    """
+    if row.get("task") != PERPLEXITY or row.get("nll") is None:
+        return {}
+    value = math.exp(min(row["nll"], 700.0))
+    error = row.get("nll_se")
+    return {"perplexity": value, "perplexity_se": None if error is None else value * error}
 
 
 def read(path: Path, name: str | None = None) -> Suite:
@@ -42,7 +55,7 @@ def read(path: Path, name: str | None = None) -> Suite:
     if not documents:
         raise DataError(f"{path}: holds no words, wanted running text")
     samples = tuple(
-        Sample(key=f"{number:03d}", task=TASK, prompt=document)
+        Sample(key=f"{number:03d}", task=PERPLEXITY, prompt=document)
         for number, document in enumerate(documents, 1)
     )
-    return Suite(name or path.stem, TASK, samples, {}, path)
+    return Suite(name or path.stem, PERPLEXITY, samples, {}, path)

@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from core.evaluation import prose
 from core.evaluation.comparison import Comparison, Pair, words
-from core.evaluation.suites import ANSWERING
+from core.evaluation.suites import ANSWERING, PERPLEXITY
 from core.store import columns, export
 
 _RUN_COLUMNS = (
@@ -33,6 +34,7 @@ _SAMPLE_SCORES = (
     "kl",
     "kl_max",
     "top1",
+    "nll",
     "psnr",
     "mae",
     "cosine",
@@ -91,12 +93,15 @@ def _truth(comparison: Comparison) -> str:
 
 
 def _scores(comparison: Comparison) -> str:
-    known = [column for column in columns.chosen(_SCORES) if comparison.scores.get(column.key) is not None]
+    scores = comparison.scores | prose.perplexity(comparison.second)
+    known = [
+        column for column in (*columns.chosen(_SCORES), prose.COLUMN) if scores.get(column.key) is not None
+    ]
     first = "bf16" if comparison.first["recipe"] == "bf16" else str(comparison.first["name"])
     rows = [
         [
             column.title,
-            columns.interval_text(column, comparison.scores),
+            columns.interval_text(column, scores),
             column.meaning.replace("bf16", first),
         ]
         for column in known
@@ -118,7 +123,7 @@ def _sample(comparison: Comparison, number: int, pair: Pair, pictures: Mapping[s
             lines.append(f"![picture]({pictures[row['output_media']]})\n")
         if row["task"] in ANSWERING:
             lines.append(fenced(row["text"] or ""))
-    if pair.differs:
+    if pair.differs or pair.first["task"] == PERPLEXITY:
         if pair.first["task"] in ANSWERING:
             lines += ["Difference:\n", fenced(marked(pair.first["text"] or "", pair.second["text"] or ""))]
         known = [column for column in columns.chosen(_SAMPLE_SCORES) if column.key in pair.scores]

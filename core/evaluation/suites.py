@@ -31,6 +31,12 @@ GENERATION = "t2i"
 TEXT = "text"
 """Questions about nothing to be seen: not one of Lance's seven tasks, but the same path without a picture."""
 
+PERPLEXITY = "perplexity"
+"""Running text that is read and not answered; see ``core.evaluation.prose``."""
+
+PROSE = "text"
+"""The suite of running text that comes with the workbench; ``text:FILE`` is that of a text file."""
+
 ANSWERING = (*UNDERSTANDING_TASKS, TEXT)
 """The tasks whose output is text."""
 
@@ -155,12 +161,12 @@ class Suite:
 
 
 def names() -> list[str]:
-    """The names of the suites that come with the workbench."""
+    """The names of the suites of Lance's tasks that come with the workbench; ``PROSE`` is the other one."""
     return sorted(path.stem for path in SUITES.glob("*.json"))
 
 
 def load(name: str, limit: int | None = None, task: str | None = None) -> Suite:
-    """The suite of that name, or the one in the JSON or JSON lines file of that path.
+    """The suite of that name, or the one in the JSON or JSON lines file of that path; ``text:FILE`` is running text.
 
     ``task`` says what a file holds that does not say so itself: prompts for pictures, clips or answers, and
     pictures to be edited or set in motion look alike in Lance's format.
@@ -169,16 +175,21 @@ def load(name: str, limit: int | None = None, task: str | None = None) -> Suite:
         UsageError: no such name or file, or a file that may hold either of two tasks.
         DataError: the file has another shape, or a picture or clip of it is missing or none.
     """
+    from core.evaluation import prose
     from core.evaluation.suite_files import read
 
+    if name == PROSE:
+        return prose.read(prose.SHIPPED, PROSE).head(limit)
+    if name.startswith(f"{PROSE}:"):
+        return prose.read(Path(name.partition(":")[2]).expanduser()).head(limit)
     if name in names():
         return read(SUITES / f"{name}.json").head(limit)
     path = Path(name).expanduser()
     if path.is_file():
         return read(path, task).head(limit)
     raise UsageError(
-        f"{name}: no such suite and no such file; suites are {', '.join(names()) or '(none)'}, "
-        "or give the path of a JSON file"
+        f"{name}: no such suite and no such file; suites are {', '.join([*names(), PROSE])}, "
+        f"or give the path of a JSON file, or {PROSE}:FILE for running text"
     )
 
 

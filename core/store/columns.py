@@ -84,7 +84,7 @@ COLUMNS: tuple[Column, ...] = (
     _score("kl_p99", "KL p99", "99th percentile of the per-token KL", 3, "lower"),
     _score("kl_max", "KL max", "largest per-token KL", 3, "lower"),
     _proportion("top1", "top-1", "answer tokens whose likeliest choice is bf16's"),
-    _mean("nll", "NLL", "mean negative log-likelihood of bf16's answers per token", 4, "lower", 17),
+    _mean("nll", "NLL", "mean negative log-likelihood of bf16's answers, or of the text, per token", 4, "lower", 17),
     _score("levenshtein", "Levensh.", "mean Levenshtein similarity to bf16's answers", 4, "higher"),
     _score("ratio", "ratio", "mean difflib ratio to bf16's answers", 4, "higher"),
     _score("jaccard", "Jaccard", "mean word Jaccard similarity to bf16's answers", 4, "higher"),

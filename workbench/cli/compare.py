@@ -16,7 +16,19 @@ if TYPE_CHECKING:
     from core.store import Store
 
 FORMATS = ("table", "markdown", "json")
-_SAMPLE = ("levenshtein", "ratio", "jaccard", "kl", "kl_max", "top1", "psnr", "mae", "cosine", "velocity")
+_SAMPLE = (
+    "levenshtein",
+    "ratio",
+    "jaccard",
+    "kl",
+    "kl_max",
+    "top1",
+    "nll",
+    "psnr",
+    "mae",
+    "cosine",
+    "velocity",
+)
 
 
 @click.command()
@@ -133,6 +145,7 @@ def _print(comparisons: Sequence[Comparison], verdicts: Sequence[Verdict], chose
 
 def _print_table(comparison: Comparison) -> None:
     """The scores, then every sample in a line."""
+    from core.evaluation import prose
     from core.store import columns
 
     first, second = comparison.first, comparison.second
@@ -141,10 +154,11 @@ def _print_table(comparison: Comparison) -> None:
         f"run {second['id']} {second['name']} beside run {first['id']} {first['name']} on {first['suite']}: "
         f"{differing} of {len(comparison.pairs)} outputs differ"
     )
-    known = columns.without_empty(columns.COLUMNS, [comparison.scores])
+    scores = comparison.scores | prose.perplexity(second)
+    known = columns.without_empty((*columns.COLUMNS, prose.COLUMN), [scores])
     print_table(
         ["score", "value"],
-        [[column.title, columns.text(column, comparison.scores)] for column in known],
+        [[column.title, columns.text(column, scores)] for column in known],
         ["value"],
     )
     shown = columns.without_empty(columns.chosen(_SAMPLE), [pair.scores for pair in comparison.pairs])

@@ -20,8 +20,9 @@ from workbench.cli.session import Session, json_option, print_table
     "suites",
     multiple=True,
     metavar="NAME|FILE",
-    help="A suite by name, or a JSON or JSON lines file in Lance's own format; may be given several times. "
-    "Without it, all suites that come with the workbench.",
+    help="A suite by name, or a JSON or JSON lines file in Lance's own format; text (which comes with the workbench) "
+    "or text:FILE measures the perplexity of running text. May be given several times. Without it, all suites of "
+    "Lance's tasks that come with the workbench.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many samples of each suite.")
 @click.option(
@@ -82,6 +83,9 @@ def command(
 
 def _absolute(name: str) -> str:
     """A path as the job sees it, wherever it runs; a name stays as it is."""
+    prose, colon, rest = name.partition(":")
+    if colon and prose == "text":
+        return f"text:{Path(rest).expanduser().resolve()}"
     path = Path(name).expanduser()
     return str(path.resolve()) if path.exists() else name
 
@@ -98,12 +102,13 @@ def _baseline(text: str) -> str | int | None:
 
 def show_runs(store: Store, runs: list[int]) -> None:
     """Print the figures of evaluations, a table for each task."""
+    from core.evaluation import prose
     from core.store import columns
 
-    rows = [store.run(run_id) for run_id in runs]
+    rows = [row | prose.perplexity(row) for row in map(store.run, runs)]
     for task in dict.fromkeys(row["task"] for row in rows):
         same = [row for row in rows if row["task"] == task]
-        chosen = columns.without_empty(columns.chosen(_COLUMNS), same)
+        chosen = columns.without_empty((*columns.chosen(_COLUMNS), prose.COLUMN), same)
         print_table(
             [column.title for column in chosen],
             [[columns.text(column, row) for column in chosen] for row in same],

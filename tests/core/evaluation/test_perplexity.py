@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from core.errors import DataError
-from core.evaluation import prose, statistics
+from core.errors import DataError, UsageError
+from core.evaluation import comparison, gate, job, prose, report, statistics, suites
 from core.evaluation.perplexity import TextExaminer, windows
 from core.evaluation.readers import LanceReader
 
@@ -114,7 +115,7 @@ def test_text_files_are_documents(tmp_path: Path) -> None:
     found = suite(tmp_path, "One.\n\nStill one.", "", "Two.")
     assert (found.name, found.task) == ("letters", "perplexity")
     assert [sample.prompt for sample in found.samples] == ["One.\n\nStill one.", "Two."]
-    shipped = prose.read(prose.SHIPPED, prose.NAME)
+    shipped = suites.load("text")
     assert shipped.name == "text"
     assert len(shipped.samples) == 4
     assert shipped.samples[0].prompt.startswith("Down the Rabbit-Hole\n\nAlice was beginning")
@@ -137,3 +138,40 @@ def test_lance_reads_text_as_its_own_decoder_does(tiny_pipeline: Any) -> None:
     assert torch.allclose(reader.logits(tokens[:5], 3), whole[2:4], atol=1e-5)
     changed = [*tokens[:-1], tokens[0]]
     assert torch.allclose(reader.logits(changed, 1), whole, atol=1e-5)
+
+
+def test_a_variant_is_scored_against_bf16_on_a_users_text(
+    tiny_world: Any, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    store = tiny_world.context.store
+    path = tmp_path / "mine.txt"
+    path.write_text(
+        "The table is red and the chair is blue. " * 30 + "\f" + "A green ball lies under it. " * 20
+    )
+    spec = {"suites": [f"text:{path}"], "device": "cpu", "dtype": "float32"}
+    name = tiny_world.variants["int4-minmax"]["variant"]
+    done = job.run(spec | {"checkpoint": name}, tiny_world.context)
+    first, second = store.run(done["baselines"][0]), store.run(done["runs"][0])
+    assert (first["task"], first["suite"], first["samples"]) == ("perplexity", "mine", 2)
+    assert first["kl"] is None
+    assert first["nll_se"] > 0
+    assert second["kl"] > 0
+    assert 0 < second["top1"] < 1
+    outputs = store.outputs(second["id"])
+    assert len(outputs[0]["kl_tokens"]) == len(outputs[0]["tokens"])
+    compared = comparison.compare(store, first["id"], second["id"])
+    assert "exact" not in compared.scores
+    assert [pair.differs for pair in compared.pairs] == [True, True]
+    text = report.markdown(compared)
+    wanted = prose.perplexity(second)["perplexity"]
+    assert wanted == pytest.approx(math.exp(second["nll"]))
+    assert re.search(rf"\| perplexity +\| +{wanted:.2f} ± ", text)
+    assert gate.judge(gate.parse("kl=100"), [compared])[0].passed
+    with pytest.raises(UsageError, match="mine measures no exact"):
+        gate.judge(gate.parse("exact=1"), [compared])
+    # The same text again is scored against the same run, however the file is called.
+    again = tmp_path / "again.txt"
+    again.write_text(path.read_text())
+    repeated = job.run(spec | {"checkpoint": name, "suites": [f"text:{again}"]}, tiny_world.context)
+    assert repeated["baselines"] == []
+    assert store.run(repeated["runs"][0])["kl"] == second["kl"]
