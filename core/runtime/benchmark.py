@@ -1,49 +1,46 @@
 """How fast and how large a loaded Lance runs: tokens per second, seconds per picture, bytes held.
 
-``python -m core.runtime.benchmark`` measures the released sizes with random weights made on the device; speed does not
-depend on their values.
+``python -m core.runtime.benchmark`` measures the released sizes in several formats, with random weights made on the
+device; ``core.runtime.bench_job`` also measures checkpoints and variants.
 """
 
 from __future__ import annotations
 
+import argparse
+import gc
 import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from core.checkpoints.describe import DEFAULTS
-from core.demo import CHECKPOINT
 from core.lance.config import LanceConfig
 from core.lance.generation import drawing, start_noise
-from core.lance.loading import LoadReport, Pipeline, empty_lance, load_tokenizer, put
+from core.lance.loading import Pipeline
 from core.lance.sampler import Sampling, sample
+from core.quantization.scheme import NVFP4, Scheme
 from core.runtime.engine import Engine
-
-RELEASED = LanceConfig(
-    vocab_size=151936,
-    hidden_size=2048,
-    intermediate_size=11008,
-    num_layers=36,
-    num_heads=16,
-    num_kv_heads=2,
-    head_dim=128,
-    mrope_section=(16, 24, 24),
-    vision={
-        "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "in_channels": 3,
-        "out_hidden_size": 2048, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2,
-        "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31], "tokens_per_second": 2,
-    },
-)  # fmt: skip
-"""Sizes of the released Lance_3B."""
+from core.runtime.loading import settle
+from core.runtime.memory import held_bytes
+from core.runtime.random_weights import RELEASED, random_pipeline
 
 CAPTION = (
     "A wooden sailing boat on a calm lake at dawn, mist over the water, mountains behind, soft warm light."
 )
+
+INT8 = Scheme(8, 64, True)
+
+FORMATS: dict[str, tuple[Scheme | None, Scheme | None]] = {
+    "bf16": (None, None),
+    "int4-g64": (Scheme(4, 64, False), None),
+    "int4-g64+int8-head": (Scheme(4, 64, False), INT8),
+    "nvfp4": (NVFP4, None),
+}
+"""Schemes of target linears and of the head, by the name of the figure."""
 
 
 @dataclass(frozen=True)
@@ -54,28 +51,6 @@ class Measurement:
     value: float
     unit: str
     conditions: str
-
-
-def random_pipeline(config: LanceConfig, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Pipeline:
-    """A Lance of random weights made on the device, with the embedded checkpoint's tokenizer and an engine."""
-    model = empty_lance(config)
-    generator = torch.Generator(device).manual_seed(seed)
-    for name, parameter in list(model.named_parameters()):
-        tensor = torch.empty(parameter.shape, device=device, dtype=dtype)
-        if "norm" in name:
-            tensor.fill_(1.0)
-        else:
-            tensor.normal_(0.0, 0.02, generator=generator)
-        put(model, name, tensor)
-    for name, buffer in list(model.named_buffers()):
-        path, _, leaf = name.rpartition(".")
-        fresh = torch.empty(buffer.shape, dtype=torch.float32, device=device)
-        model.get_submodule(path).register_buffer(leaf, fresh, persistent=False)
-    model.reset_buffers()
-    tokenizer = load_tokenizer(CHECKPOINT)
-    pipeline = Pipeline(model, tokenizer, Path("random"), dtype, dict(DEFAULTS), LoadReport([], [], []))
-    pipeline.engine = Engine(model)
-    return pipeline
 
 
 def synchronized(device: torch.device) -> float:
@@ -97,56 +72,100 @@ def timed(run: Callable[[], object], device: torch.device, repeats: int) -> floa
 
 
 @torch.inference_mode()
-def decode_rate(pipeline: Pipeline, context: int = 512, tokens: int = 128) -> Measurement:
+def decode_rate(pipeline: Pipeline, context: int = 512, tokens: int = 128, repeats: int = 3) -> Measurement:
     """Greedy tokens per second at batch 1 behind ``context`` rows, each token read back as a caller would."""
-    assert pipeline.engine is not None
+    engine = pipeline.engine or Engine(pipeline.model)
     vocabulary = len(pipeline.tokenizer)
 
     def run() -> None:
-        cache = pipeline.engine.new_cache(context + tokens) if pipeline.engine else None
-        assert cache is not None and pipeline.engine is not None
+        cache = engine.new_cache(context + tokens)
         cache.advance(context)
-        steps = pipeline.engine.decode(cache, 1, context, vocabulary)
+        steps = engine.decode(cache, 1, context, vocabulary)
         for _ in range(tokens):
             next(steps)
 
-    seconds = timed(run, pipeline.device, 3)
+    seconds = timed(run, pipeline.device, repeats)
     return Measurement("decode", tokens / seconds, "tokens/s", f"batch 1, context {context}, {tokens} tokens")
 
 
 @torch.inference_mode()
-def picture_time(pipeline: Pipeline, side: int = 768, num_steps: int = 30) -> Measurement:
+def picture_time(pipeline: Pipeline, side: int = 768, num_steps: int = 30, repeats: int = 2) -> Measurement:
     """Seconds of the denoising loop of one picture with guidance, its contexts filled before."""
-    assert pipeline.engine is not None
+    engine = pipeline.engine or Engine(pipeline.model)
     reader = drawing(pipeline, CAPTION, side, side)
     noise = start_noise(len(reader.positions[0]) - 2, 0).to(pipeline.device)
-    velocities = pipeline.engine.velocities(reader)
+    velocities = engine.velocities(reader)
     sampling = Sampling(num_steps=num_steps)
-    seconds = timed(lambda: sample(noise, velocities, sampling), pipeline.device, 2)
+    seconds = timed(lambda: sample(noise, velocities, sampling), pipeline.device, repeats)
     return Measurement("t2i", seconds, "s", f"{side} x {side}, {num_steps} steps, CFG, denoising loop")
 
 
-def peak_memory(device: torch.device) -> Measurement | None:
-    """The most bytes the device's allocator has held, in GB; None where nothing counts them."""
+def peak_memory(device: torch.device, conditions: str) -> Measurement | None:
+    """The most bytes that torch has allocated since it was last asked, in GB; None where nothing counts them."""
     if device.type != "cuda":
         return None
-    return Measurement(
-        "peak memory", torch.cuda.max_memory_allocated(device) / 1e9, "GB", "allocated by torch"
-    )
+    peak = torch.cuda.max_memory_allocated(device) / 1e9
+    torch.cuda.reset_peak_memory_stats(device)
+    return Measurement("peak memory", peak, "GB", conditions)
 
 
-def main() -> int:
+def measure(
+    config: LanceConfig, name: str, device: torch.device, *, side: int = 768, num_steps: int = 30
+) -> Iterator[Measurement]:
+    """Figures of a Lance of these sizes and random weights in the format ``name`` of ``FORMATS``, as they are
+    taken.
+    """
+    scheme, head = FORMATS[name]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    pipeline = random_pipeline(config, device, torch.bfloat16, scheme, head)
+    stored = held_bytes(pipeline.model)
+    start = synchronized(device)
+    pipeline.engine = Engine(pipeline.model)
+    settle(pipeline.model, device, torch.bfloat16)
+    seconds = synchronized(device) - start
+    held = held_bytes(pipeline.model)
+    yield Measurement("repacking", seconds, "s", "fused and laid out for the kernels")
+    yield Measurement("stored weights", stored / 1e9, "GB", "as in the files, vision tower included")
+    yield Measurement("weights", held / 1e9, "GB", "as they are held")
+    found = [peak_memory(device, "making and laying out")]
+    yield decode_rate(pipeline)
+    found.append(peak_memory(device, "decoding, cache included"))
+    yield picture_time(pipeline, side, num_steps)
+    found.append(peak_memory(device, f"denoising {side} x {side}"))
+    yield from (figure for figure in found if figure is not None)
+
+
+def free(device: torch.device) -> None:
+    """Give back what a model held that nothing refers to any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the released sizes and print one JSON line per figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--formats", default=",".join(FORMATS), help=f"of {', '.join(FORMATS)}")
+    parser.add_argument("--output", type=Path, help="append the lines to this file too")
+    parsed = parser.parse_args(arguments)
+    names = parsed.formats.split(",")
+    if unknown := [name for name in names if name not in FORMATS]:
+        parser.error(f"format {unknown[0]!r}: unknown; known are {', '.join(FORMATS)}")
     if not torch.cuda.is_available():
         print("core.runtime.benchmark needs a CUDA device", file=sys.stderr)
         return 1
     device = torch.device("cuda")
-    pipeline = random_pipeline(RELEASED, device, torch.bfloat16)
-    for measure in (decode_rate, picture_time):
-        print(json.dumps(asdict(measure(pipeline))), flush=True)
-    peak = peak_memory(device)
-    assert peak is not None
-    print(json.dumps({**asdict(peak), "device": torch.cuda.get_device_name(device)}), flush=True)
+    for name in names:
+        begin = time.perf_counter()
+        for figure in measure(RELEASED, name, device):
+            row = {"format": name, **asdict(figure), "device": torch.cuda.get_device_name(device)}
+            line = json.dumps(row | {"elapsed": round(time.perf_counter() - begin, 1)})
+            print(line, flush=True)
+            if parsed.output is not None:
+                with parsed.output.open("a") as stream:
+                    stream.write(line + "\n")
+        free(device)
     return 0
 
 

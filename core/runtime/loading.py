@@ -84,18 +84,23 @@ def load_model(
     schemes = variant_schemes(folder)
     factory = None if schemes is None else quantized_factory(schemes, place, dtype)
     pipeline = load_lance(folder, place, dtype, factory)
-    quantized = [m for m in pipeline.model.modules() if isinstance(m, QuantizedLinear)]
+    if not observed and accelerated(place):
+        # First the engine, which fuses linears that share an input; what it leaves is laid out by itself.
+        pipeline.engine = Engine(pipeline.model)
+    settle(pipeline.model, place, dtype)
+    enforcement(pipeline)
+    return pipeline
+
+
+def settle(model: nn.Module, place: torch.device, dtype: torch.dtype) -> None:
+    """Let a loaded model's quantized linears keep their weights in the form that runs fastest on ``place``."""
+    quantized = [m for m in model.modules() if isinstance(m, QuantizedLinear)]
     weights = sum(m.in_features * m.out_features for m in quantized) * dtype.itemsize
     if place.type == "cpu" and weights <= HOLD_LIMIT:
         for module in quantized:
             module.hold(dtype)
-    if not observed and accelerated(place):
-        # First the engine, which fuses linears that share an input; what it leaves is laid out by itself.
-        pipeline.engine = Engine(pipeline.model)
     if place.type != "cpu":
         for module in quantized:
             module.lay_out()
     if place.type == "cuda":
         torch.cuda.empty_cache()  # of the stored weights, each in pieces of its own
-    enforcement(pipeline)
-    return pipeline

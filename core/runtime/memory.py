@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits, from its headers, before anything is loaded."""
+"""Whether a checkpoint fits, from its headers, before anything is loaded; and what a loaded one holds."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import math
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from core.checkpoints.describe import CheckpointInfo
 from core.checkpoints.resolve import VISION_FOLDER, companion
 from core.checkpoints.source import TensorSource
 from core.errors import WorkbenchError
 from core.lance.loading import IGNORED, VISION_PREFIX
+from core.runtime.linear import QuantizedLinear
 
 _MEMINFO = Path("/proc/meminfo")
 
@@ -34,6 +36,21 @@ def weight_bytes(info: CheckpointInfo, dtype: torch.dtype) -> int:
         floating = entry.dtype in ("F64", "F32", "F16", "BF16")
         total += math.prod(entry.shape) * dtype.itemsize if floating else entry.nbytes
     return total
+
+
+def held_bytes(model: nn.Module) -> int:
+    """Bytes that the weights of a loaded model take, each counted once however many modules share it."""
+    tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
+    for module in model.modules():
+        if isinstance(module, QuantizedLinear):
+            if module.held is not None:
+                tensors.append(module.held)
+            if module.laid_out is not None:
+                weight = module.laid_out.weight
+                tensors += [weight.codes, weight.scales, weight.tickets]
+                tensors += [] if weight.factors is None else [weight.factors]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
 
 
 def free_bytes(device: torch.device) -> int | None:
