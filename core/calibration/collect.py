@@ -8,14 +8,16 @@ or not. The VAE encodes the sources of edits and first frames; nothing is decode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from core.calibration.observers import Observer, Share
+from core.calibration.samples import MIXED
 from core.calibration.statistics import Statistics
 from core.evaluation import requests
 from core.evaluation.suites import ANSWERING, Sample, Settings
+from core.lance.joint import Stream, run_together
 from core.lance.loading import Pipeline
 from core.lance.sampler import Sampling, sample
 from core.lance.tasks import Scene
@@ -37,30 +39,61 @@ def stratified(sampling: Sampling, tokens: int, rows: int = NOISY_ROWS) -> Share
 def collect_statistics(
     pipeline: Pipeline,
     samples: Sequence[Sample],
-    settings: Settings,
+    settings: Mapping[str, Settings],
     statistics: Statistics,
     progress: Callable[[int, int, str], None] = lambda done, total, message: None,
+    mixed: int = 0,
 ) -> dict[str, dict[str, int]]:
     """Run ``samples`` and add what is seen to ``statistics``.
+
+    Args:
+        settings: by task.
+        progress: called with (samples done, in all, what comes).
+        mixed: how many sequences to run that pack one sample of every task, each as far as it was run alone.
 
     Returns:
         Noisy rows by task and timestep.
     """
+    total = len(samples) + mixed
+    streams: dict[str, list[Stream]] = {}
     with Observer(pipeline.model, statistics) as observer:
         for index, item in enumerate(samples):
-            progress(index, len(samples), f"{item.task} {item.key}")
+            progress(index, total, f"{item.task} {item.key}")
             observer.task = item.task
-            asked = requests.request(item, settings)
+            kept = streams.setdefault(item.task, [])
+            asked = requests.request(item, settings[item.task])
             if item.task in ANSWERING:
-                for _ in requests.question(pipeline, item, asked).steps(settings.max_new_tokens):
-                    pass
-            else:
-                _draw(requests.scene(pipeline, asked), settings, observer)
-        progress(len(samples), len(samples), "")
+                read = requests.question(pipeline, item, asked)
+                tokens = [token for token, _ in read.steps(settings[item.task].max_new_tokens)]
+                if len(kept) < mixed:
+                    kept.append(Stream(read.packed, read.features, answer=tokens))
+                continue
+            stratum = place(len(kept), mixed)
+            stream = _draw(requests.scene(pipeline, asked), settings[item.task], observer, stratum)
+            if len(kept) < mixed:
+                kept.append(stream)
+        observer.task, observer.share = MIXED, None
+        for index in range(mixed):
+            progress(len(samples) + index, total, f"{MIXED} {index}")
+            run_together(pipeline.model, *_sequence(streams, index))
+        progress(total, total, "")
     return observer.timesteps
 
 
-def _draw(scene: Scene, settings: Settings, observer: Observer) -> None:
+def place(index: int, count: int) -> float:
+    """Where in the schedule, from 0 to 1, the target blocks of the mixed sequence ``index`` of ``count`` stand."""
+    return (index + 0.5) / count if index < count else 0.0
+
+
+def _sequence(streams: Mapping[str, list[Stream]], index: int) -> tuple[list[Stream], float | None]:
+    """One stream of every task that has so many, and the flow time that observers are told."""
+    chosen = [kept[index] for kept in streams.values() if index < len(kept)]
+    times = [float(stream.times.max()) for stream in chosen if stream.times is not None]
+    return chosen, max(times, default=None)
+
+
+def _draw(scene: Scene, settings: Settings, observer: Observer, stratum: float) -> Stream:
+    """Sample a target; what the step at ``stratum`` of the schedule saw."""
     sampling = Sampling(
         num_steps=settings.num_steps,
         timestep_shift=settings.timestep_shift,
@@ -68,5 +101,18 @@ def _draw(scene: Scene, settings: Settings, observer: Observer) -> None:
     )
     drawing = scene.drawing
     observer.share = stratified(sampling, len(scene.start))
+    wanted = sampling.schedule()[0].tolist()[int(stratum * sampling.num_steps)]
+    seen: list[torch.Tensor] = []
+
+    def velocities(
+        latents: torch.Tensor, time: float, guided: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if time == wanted:
+            seen.append(latents)
+        return drawing.velocities(latents, time, guided)
+
     start = scene.start.to(drawing.conditional.model.device)
-    sample(start, drawing.velocities, sampling, fixed=drawing.fixed)
+    sample(start, velocities, sampling, fixed=drawing.fixed)
+    return Stream(
+        drawing.packed, drawing.features, drawing.sources, latents=seen[0], times=drawing.times(wanted)
+    )

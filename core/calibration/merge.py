@@ -76,5 +76,6 @@ def merge(folders: Sequence[Path], output: Path, name: str) -> CalibrationRecord
             timesteps=timesteps,
             settings={},
             merged_from=[record.fingerprint for record in records],
+            evaluated=[key for record in records for key in record.evaluated],
         ),
     )

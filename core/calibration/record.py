@@ -43,11 +43,16 @@ class CalibrationRecord:
     settings: dict[str, Any] = field(default_factory=dict)
     merged_from: list[str] = field(default_factory=list)
     """Fingerprints of the calibrations this one was merged from."""
+    evaluated: list[str] = field(default_factory=list)
+    """``task/key`` of samples that are evaluated on too, which was forced: scores on them flatter."""
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over everything but the name."""
-        return sha256_text(json.dumps(asdict(self) | {"name": ""}, sort_keys=True))
+        body = asdict(self) | {"name": ""}
+        if not self.evaluated:
+            del body["evaluated"]
+        return sha256_text(json.dumps(body, sort_keys=True))
 
     @property
     def total_tokens(self) -> int:
@@ -57,6 +62,16 @@ class CalibrationRecord:
             for bucket, count in buckets.items():
                 most[bucket] = max(most.get(bucket, 0), count)
         return sum(most.values())
+
+    def by_role(self) -> dict[str, dict[str, int]]:
+        """Tokens of each task by role, counted once as ``total_tokens`` does."""
+        table: dict[str, dict[str, int]] = {}
+        for buckets in self.tokens.values():
+            for bucket, count in buckets.items():
+                task, _, role = bucket.partition("/")
+                roles = table.setdefault(task, {})
+                roles[role] = max(roles.get(role, 0), count)
+        return table
 
     def to_json(self) -> str:
         """The content of ``calibration.json``."""

@@ -14,6 +14,7 @@ from core.evaluation.baseline import BF16, Baseline, run_folder
 from core.evaluation.drawings import DrawingExaminer
 from core.evaluation.perplexity import CONTEXT, TextExaminer
 from core.evaluation.readers import LanceReader
+from core.evaluation.overlap import contents
 from core.evaluation.subject import Subject
 from core.evaluation.suites import ANSWERING, Sample, Settings, Suite
 from core.files import sha256_text
@@ -92,6 +93,8 @@ def evaluate(
         variant=subject.fingerprint if subject.variant else None,
         suite=suite.fingerprint,
     ) | {"evaluation": evaluation, "enforcement": running.to_json()}
+    if (kept := contents(suite)) is not None:
+        record["contents"] = kept
     if suite.description:
         record["description"] = suite.description
     run_id = store.start_run(

@@ -27,20 +27,23 @@ class Context:
         self.cache = cache or KVCache(model.config.num_layers, capacity=len(packed.ids) + ANSWER_ROOM)
         self._places: dict[Grid, torch.Tensor] = {}
 
-    def _inputs(self, split: Split, content: torch.Tensor | None) -> torch.Tensor:
+    def inputs(self, split: Split, content: torch.Tensor | None) -> torch.Tensor:
         """Input embeddings [n, hidden] of a split; ``content`` [n - 2, hidden] goes between a block's markers."""
         x = self.model.embed_text(self.packed.ids[split.start : split.stop])
         if content is not None:
             x = torch.cat([x[:1], content.to(x), x[-1:]])
         return x
 
-    def _routing(self, split: Split, times: torch.Tensor | None = None) -> Routing:
-        """Experts and roles of a split; target tokens at time 0 (a given first frame) are clean."""
-        device = self.model.device
+    def roles(self, split: Split, times: torch.Tensor | None = None) -> torch.Tensor:
+        """Role of every token of a split, int8 [n]; target tokens at time 0 (a given first frame) are clean."""
         roles = self.packed.roles(split)
         if times is not None:
             roles[1:-1][times == 0] = int(Role.CLEAN)
-        return Routing.of(self.packed.is_gen(split).to(device), roles.to(device))
+        return roles
+
+    def _routing(self, split: Split, times: torch.Tensor | None = None) -> Routing:
+        device = self.model.device
+        return Routing.of(self.packed.is_gen(split).to(device), self.roles(split, times).to(device))
 
     def fill(
         self,
@@ -72,14 +75,14 @@ class Context:
             if split.mode == "full":
                 content = next(features_left)
             elif split.mode == "full_noise" and split.block is not None:
-                content = self._latents(split, next(sources_left), torch.zeros(split.block.tokens))
+                content = self.latents(split, next(sources_left), torch.zeros(split.block.tokens))
             if split.modality == CAPTION and not with_caption:
                 continue
             length = split.length if stop is None else min(split.length, stop - split.start)
             rows = slice(split.start, split.start + length)
             cos, sin = self.model.rotary(self.packed.positions[:, rows])
             hidden = decoder(
-                self._inputs(split, content)[:length],
+                self.inputs(split, content)[:length],
                 cos,
                 sin,
                 self._routing(split) if length == split.length else self._text_routing(length, split),
@@ -91,7 +94,8 @@ class Context:
     def _text_routing(self, length: int, split: Split) -> Routing:
         return Routing(None, None, self.packed.roles(split)[:length].to(self.model.device), None)
 
-    def _latents(self, split: Split, latents: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+    def latents(self, split: Split, latents: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        """Decoder inputs [K, hidden] of a split's latents [K, 48] at flow times [K]."""
         assert split.block is not None
         grid = split.block.grid
         if grid not in self._places:
@@ -120,7 +124,7 @@ class Context:
         split = self.packed.target
         decoder = self.model.language_model.model
         cos, sin = self.model.rotary(positions)
-        x = self._inputs(split, self._latents(split, latents, times))
+        x = self.inputs(split, self.latents(split, latents, times))
         decoder.timestep = float(times.max())
         try:
             hidden = decoder(x, cos, sin, self._routing(split, times), self.cache, keep=False)

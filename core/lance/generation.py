@@ -57,6 +57,7 @@ class Understanding:
     ) -> None:
         """Read a question about visual features [t*h*w, hidden] of merged grids (t, h, w)."""
         self.pipeline = pipeline
+        self.features = features
         self.packed = pack(prompts.question(grids, question, instruction), pipeline.tokenizer)
         room = len(self.packed.ids) + MAX_NEW_TOKENS
         cache = pipeline.engine.new_cache(room) if pipeline.engine else None
@@ -178,6 +179,7 @@ class Drawing:
         """
         target = packed.target
         self.packed = packed
+        self.features, self.sources = features, sources
         self.fixed = fixed
         self.conditional = Context(pipeline.model, packed)
         self.conditional.fill(features, sources)
@@ -189,11 +191,18 @@ class Drawing:
         # upstream's cached path mixes the two, and the released model is used that way (SPEC section 10).
         self.uncond_positions = packed.uncond_positions[:, first : first + target.length]
 
-    def velocity(self, latents: torch.Tensor, time: float, conditional: bool = True) -> torch.Tensor:
-        """Velocity float32 [K, 48] at x_t [K, 48] and flow time t."""
-        times = torch.full((latents.shape[0],), time)
+    def times(self, time: float) -> torch.Tensor:
+        """Flow time of every target token, float32 [K], when the sampler is at ``time``: 0 where it is given."""
+        block = self.packed.target.block
+        assert block is not None
+        times = torch.full((block.tokens,), time)
         if self.fixed is not None:
             times[self.fixed] = 0.0
+        return times
+
+    def velocity(self, latents: torch.Tensor, time: float, conditional: bool = True) -> torch.Tensor:
+        """Velocity float32 [K, 48] at x_t [K, 48] and flow time t."""
+        times = self.times(time)
         if conditional:
             return self.conditional.velocity(latents, times, self.positions)
         return self.unconditional.velocity(latents, times, self.uncond_positions)

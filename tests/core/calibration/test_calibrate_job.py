@@ -97,7 +97,7 @@ def test_the_coverage_table_names_what_was_seen_too_little() -> None:
 
 
 def test_drawn_samples_are_none_of_the_suites_and_differ_by_seed() -> None:
-    first, second = (sample_set("lance-demo", ["x2t_image", "t2i"], 25, None, seed) for seed in (0, 1))
+    first, second = (sample_set("lance-demo", ["x2t_image", "t2i"], 25, [], seed) for seed in (0, 1))
     assert first.tasks == ["x2t_image", "t2i"]
     assert len({sample.pictures[0].kind for sample in first.samples[:21]}) == 21
     assert first.fingerprint({}) != second.fingerprint({})
@@ -124,4 +124,4 @@ def test_what_cannot_be_sampled_is_said(
         (tmp_path / suite).write_text(json.dumps({"000000.png": "A ball."}))
         suite = str(tmp_path / suite)
     with pytest.raises(UsageError, match=message):
-        sample_set("lance-3b", tasks, count, suite, 0)
+        sample_set("lance-3b", tasks, count, [suite] if suite else [], 0)

@@ -1,0 +1,38 @@
+"""The text-only set: plain questions of many kinds, about nothing to be seen, for a checkpoint of any size."""
+
+from __future__ import annotations
+
+QUESTIONS = (
+    "Why does the sky look blue at noon and red at sunset?",
+    "Write a short poem about a lighthouse in winter.",
+    "A train leaves at 9:40 and arrives at 13:05. How long is the journey?",
+    "List five things to check before a long bicycle tour.",
+    "Translate into French: The library closes at six on Saturdays.",
+    "What is the difference between weather and climate?",
+    "Explain to a ten-year-old how a vaccine works.",
+    "Write a Python function that returns the second largest number of a list.",
+    "Summarise the plot of a story in which a clockmaker loses his memory.",
+    "Which is heavier, a litre of water or a litre of oil, and why?",
+    "Rewrite more politely: Send me the report today.",
+    "Name three causes of the French Revolution.",
+    "What happens to a balloon that is taken from a warm room into the cold?",
+    "Give a recipe for lentil soup with at most six ingredients.",
+    "Is 221 a prime number? Show how you know.",
+    "Describe a crowded market in the morning: its sounds, colours and smells.",
+    "What should a good error message contain?",
+    "Compare a violin and a cello in two sentences.",
+    "Put these in order of size: the Moon, Mars, the Earth, Jupiter.",
+    "Write an invitation to a street festival.",
+    "How does a refrigerator keep food cold?",
+    "请用一句话介绍一下长城。",
+    "What do the words deciduous and evergreen mean?",
+    "Continue the sequence and explain it: 1, 1, 2, 3, 5, 8.",
+    "Draft a complaint about a parcel that arrived damaged.",
+    "Which planets have rings?",
+    "Explain what a hash table is and when it is slow.",
+    "If all roses are flowers and some flowers fade quickly, do some roses fade quickly?",
+    "Describe the painting of a still life with lemons as if for a catalogue.",
+    "How many minutes are there in a leap year?",
+    "¿Qué ventajas tiene viajar en tren en lugar de en avión?",
+    "Give two arguments for and two against a four-day working week.",
+)
