@@ -20,6 +20,7 @@ from core.lance.config import LanceConfig
 from core.lance.decoder import target_names
 from core.lance.model import Lance
 from core.lance.sampler import Sampling
+from core.lance.staging import Staging
 from core.lance.vae import VAE
 from core.quantization.groups import Structure
 
@@ -157,7 +158,8 @@ def load_lance(
     """Load the checkpoint in ``folder``, one tensor at a time, cast to ``dtype`` on ``device``.
 
     The vision tower comes from ``Qwen2.5-VL-ViT/vit.safetensors`` in or beside the folder unless the checkpoint bundles
-    it (upstream lets bundled values win). ``linear_factory`` may replace target linears, head and embedding, for
+    it (upstream lets bundled values win). A tower in its own file is checked now and read when it is first needed: what
+    generates from words alone never needs it. ``linear_factory`` may replace target linears, head and embedding, for
     variants.
 
     Raises:
@@ -184,16 +186,20 @@ def load_lance(
             swapped.append(name)
             for parameter, _ in linear.named_parameters():
                 waiting.pop(f"{name}.{parameter}")
-    for name, (place, key) in _locate(waiting, source, folder).items():
+    places = _locate(waiting, source, folder)
+    for name, (place, key) in places.items():
         found = place.shape(key)
         if found != waiting[name]:
             raise CheckpointError(
                 f"{place.entry(key).file}: {key} has shape {list(found)}, "
                 f"wanted {list(waiting[name])} by llm_config.json"
             )
-        put(model, name, place.get(key, finite=True).to(device=device, dtype=dtype))
         if place is source:
             used.add(key)
+    _fill(model, {name: at for name, at in places.items() if at[0] is source}, device, dtype)
+    tower = {name: at for name, at in places.items() if at[0] is not source}
+    if tower:
+        model.vit_model.postpone(lambda: _fill(model, tower, device, dtype))
     ignored = sorted(IGNORED & set(source.keys()))
     unknown = [key for key in source.keys() if key not in used and key not in IGNORED]  # noqa: SIM118
     if unknown:
@@ -209,6 +215,26 @@ def load_lance(
     model.reset_buffers()
     report = LoadReport(sorted(waiting), swapped, ignored)
     return Pipeline(model, load_tokenizer(folder), folder, dtype, defaults, report)
+
+
+def _fill(
+    model: nn.Module,
+    places: dict[str, tuple[TensorSource, str]],
+    device: str | torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Read parameters from where they are stored.
+
+    Raises:
+        CheckpointError: one of them is not finite; it is named.
+    """
+    staging = Staging(torch.device(device), dtype)
+    for name, (place, key) in places.items():
+        put(model, name, staging.place(name, place.get(key)))
+    damaged = staging.not_finite()
+    if damaged is not None:
+        place, key = places[damaged]
+        place.get(key, finite=True)
 
 
 def _locate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,11 @@ class VisionTower(Qwen2_5_VisionTransformerPretrainedModel):
         vision: Any = Qwen2_5_VLVisionConfig(**known)
         vision._attn_implementation = "sdpa"
         super().__init__(vision)
+        self._read: Callable[[], None] | None = None
+
+    def postpone(self, read: Callable[[], None]) -> None:
+        """Let ``read`` bring the parameters when the tower is first used."""
+        self._read = read
 
     def reset_buffers(self, *, rounded: bool) -> None:
         """Recompute the rotary frequencies, which no checkpoint stores."""
@@ -48,7 +53,13 @@ class VisionTower(Qwen2_5_VisionTransformerPretrainedModel):
         Args:
             patches: flattened patches [n, 1176] of all pictures, one after another.
             grids: per picture (t, h, w) in patches.
+
+        Raises:
+            CheckpointError: parameters read only now are not finite.
         """
+        if self._read is not None:
+            self._read()
+            self._read = None
         weight: nn.Parameter = self.patch_embed.proj.weight
         out = self(
             patches.to(weight.device, weight.dtype), grid_thw=torch.tensor(grids, device=weight.device)

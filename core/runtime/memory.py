@@ -40,7 +40,8 @@ def weight_bytes(info: CheckpointInfo, dtype: torch.dtype) -> int:
 
 def held_bytes(model: nn.Module) -> int:
     """Bytes that the weights of a loaded model take, each counted once however many modules share it."""
-    tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
+    # A vision tower that was not needed yet is not held.
+    tensors: list[Tensor] = [t for t in (*model.parameters(), *model.buffers()) if not t.is_meta]
     for module in model.modules():
         if isinstance(module, QuantizedLinear):
             if module.held is not None:

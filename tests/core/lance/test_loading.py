@@ -103,6 +103,20 @@ def test_separate_vision_tower_and_ema_file(copy: Path, tiny_pipeline: Any, gold
         load_lance(copy)
 
 
+def test_vision_tower_is_read_when_it_is_needed_and_checked_then(copy: Path, golden: Path) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    vision = {k.removeprefix("vit_model."): v for k, v in tensors.items() if k.startswith("vit_model.")}
+    vision["merger.mlp.0.bias"][3] = float("nan")
+    save_file(vision, copy.parent / "Qwen2.5-VL-ViT" / "vit.safetensors")
+    save_file(
+        {k: v for k, v in tensors.items() if not k.startswith("vit_model.")}, copy / "model.safetensors"
+    )
+    pipeline = load_lance(copy, dtype=torch.float32)
+    assert all(p.is_meta for p in pipeline.model.vit_model.parameters())
+    with pytest.raises(CheckpointError, match=r"vit.safetensors: merger.mlp.0.bias .* 1 values that are NaN"):
+        answer(pipeline, [read_image(golden / "media" / "img1.png")], "What is this?", max_new_tokens=1)
+
+
 def test_describe_says_what_is_missing(copy: Path) -> None:
     (copy / "merges.txt").unlink()
     (copy.parent / "Wan2.2_VAE.safetensors").unlink()
