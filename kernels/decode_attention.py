@@ -1,9 +1,9 @@
 """Attention of one new token over a static cache: everything between the fused q/k/v product and the output product.
 
 Queries and the new key are normed per head and rotated, key and value are filed in the cache, and the queries attend
-to every row up to the new one: one launch. The rows are divided among programs, as in Flash-Decoding
-(https://crfm.stanford.edu/2023/10/12/flashdecoding.html); the last program of a key/value head to finish adds the
-parts. How many rows there are is read from the device, so a captured graph serves every length.
+to every row up to the new one. The rows are divided among programs, as in Flash-Decoding
+(https://crfm.stanford.edu/2023/10/12/flashdecoding.html), and a second launch adds their parts. How many rows there
+are is read from the device, so a captured graph serves every length.
 """
 
 from __future__ import annotations
@@ -21,29 +21,24 @@ try:
 except ImportError:
     _triton = None  # type: ignore[assignment]
 
-SPLITS = 64
-"""Programs at most among which the rows of one key/value head are divided."""
+SPLITS = 128
+"""Programs at most among which the rows of one key/value head are divided, the new row's included."""
 
 
 @dataclass(frozen=True)
 class Partials:
-    """Where programs leave their part for the last one; one attention at a time uses it."""
+    """What the programs of one attention find before it is added up; one attention at a time uses it."""
 
     sums: Tensor
-    """float32 [kv, SPLITS, heads / kv, head_dim], values weighted but not normalised."""
+    """float32 [heads, splits, head_dim], values weighted but not normalised."""
     stats: Tensor
-    """float32 [2, kv, SPLITS, heads / kv]: largest exponent (base 2), sum of weights."""
-    tickets: Tensor
-    """int32 [kv], zero before and after every call."""
+    """float32 [2, heads, splits]: largest exponent (base 2), sum of weights."""
 
     @classmethod
-    def empty(cls, heads: int, kv: int, head_dim: int, device: torch.device) -> Partials:
-        """For ``heads`` query heads over ``kv`` key/value heads."""
-        group = heads // kv
+    def empty(cls, heads: int, head_dim: int, device: torch.device, splits: int = SPLITS) -> Partials:
+        """For ``heads`` query heads."""
         return cls(
-            torch.empty(kv, SPLITS, group, head_dim, device=device),
-            torch.empty(2, kv, SPLITS, group, device=device),
-            torch.zeros(kv, dtype=torch.int32, device=device),
+            torch.empty(heads, splits, head_dim, device=device), torch.empty(2, heads, splits, device=device)
         )
 
 
@@ -76,7 +71,7 @@ def decode_attention(
     if decoder_ops.uses_triton(qkv) and _triton is not None and size >= 32 and not size & (size - 1):
         _triton.decode_attention(
             qkv, q_weight, k_weight, cos, sin, eps, keys, values, slot,
-            partials.sums, partials.stats, partials.tickets, out,
+            partials.sums, partials.stats, out,
         )  # fmt: skip
         return out
     kv = keys.shape[1]

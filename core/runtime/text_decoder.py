@@ -32,7 +32,7 @@ class TextDecoder:
         self.cos = torch.zeros(capacity, config.head_dim, device=device)
         self.sin = torch.zeros(capacity, config.head_dim, device=device)
         self.greedy = Greedy(config.vocab_size, capacity, device)
-        self._partials = Partials.empty(stack.heads, stack.kv_heads, stack.head_dim, device)
+        self._partials = Partials.empty(stack.heads, stack.head_dim, device)
         self._step = Replayed(self._advance, device)
         self._readback = Readback(device)
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from kernels import decoder_ops
-from kernels.decode_attention import Partials, decode_attention
+from kernels.decode_attention import SPLITS, Partials, decode_attention
 from kernels.decoder_ops import rms_norm_reference
 from kernels.greedy import Greedy
 
@@ -38,18 +38,19 @@ def operands(
     }  # fmt: skip
 
 
-def outputs(o: dict[str, torch.Tensor], length: int, times: int = 1) -> list[torch.Tensor]:
+def outputs(
+    o: dict[str, torch.Tensor], length: int, times: int = 1, splits: int = SPLITS
+) -> list[torch.Tensor]:
     keys, values = o["keys"].clone(), o["values"].clone()
     kv, size = keys.shape[1:]
     heads = o["qkv"].shape[1] // size - 2 * kv
-    partials = Partials.empty(heads, kv, size, keys.device)
+    partials = Partials.empty(heads, size, keys.device, splits)
     slot = torch.tensor([length], device=keys.device)
     for _ in range(times):
         out = torch.full((1, heads * size), float("nan"), device=keys.device, dtype=keys.dtype)
         decode_attention(
             o["qkv"], o["q_norm"], o["k_norm"], o["cos"], o["sin"], EPS, keys, values, slot, partials, out
         )
-    assert not partials.tickets.any()
     return [out, keys, values]
 
 
@@ -97,19 +98,25 @@ def test_greedy_choice() -> None:
     run_greedy("cpu", torch.float32)
 
 
-CASES = [(6, 2, 32, 200, (0, 1, 63, 64, 150, 199)), (2, 1, 64, 70, (3, 66)), (4, 1, 32, 4300, (4200,))]
-"""Heads, key/value heads, head size, capacity, lengths: one program, several, several with more than one tile."""
+CASES = [
+    (6, 2, 32, 200, 8, (0, 1, 33, 199)),
+    (2, 1, 64, 70, 4, (66,)),
+    (4, 1, 32, 300, 4, (97, 299)),
+]
+"""Heads, key/value heads, head size, capacity, programs, lengths: nothing cached, full and started tiles, and more
+tiles than programs.
+"""
 
 
 def run_interpreted() -> None:
     """Compare kernels with references on the CPU; called in a process whose Triton is the interpreter."""
-    for *shape, lengths in CASES:
-        o = operands(torch.float16, "cpu", *shape)
+    for heads, kv, size, capacity, splits, lengths in CASES:
+        o = operands(torch.float16, "cpu", heads, kv, size, capacity)
         for length in lengths:
             wanted = outputs(o, length)
             decoder_ops.uses_triton = lambda x: True
             try:
-                got = outputs(o, length, times=2)
+                got = outputs(o, length, splits=splits)
             finally:
                 decoder_ops.uses_triton = lambda x: False
             assert_close(got, wanted, 2e-3)
@@ -135,17 +142,21 @@ def test_kernels_in_the_interpreter() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
-    ("heads", "kv", "size", "capacity", "lengths"),
-    [*CASES, (16, 2, 128, 1024, (0, 63, 64, 639, 1023)), (16, 2, 128, 20000, (4095, 4096, 19999))],
+    ("heads", "kv", "size", "capacity", "splits", "lengths"),
+    [
+        *CASES,
+        (16, 2, 128, 1024, SPLITS, (0, 63, 64, 639, 1023)),
+        (16, 2, 128, 20000, SPLITS, (4064, 4065, 19999)),
+    ],
 )
 def test_attention_on_a_gpu(
-    dtype: torch.dtype, heads: int, kv: int, size: int, capacity: int, lengths: tuple[int, ...]
+    dtype: torch.dtype, heads: int, kv: int, size: int, capacity: int, splits: int, lengths: tuple[int, ...]
 ) -> None:
     o = operands(dtype, "cuda", heads, kv, size, capacity)
     wide = {name: t.cpu().double() for name, t in o.items()}
     assert decoder_ops.uses_triton(o["qkv"])
     for length in lengths:
-        got = outputs(o, length, times=3)
+        got = outputs(o, length, 3, splits)
         assert_close([t.cpu() for t in got], outputs(wide, length), 8e-3)
 
 
