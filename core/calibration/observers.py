@@ -126,7 +126,11 @@ class Observer(LinearHooks):
         split: dict[Role, Tensor | None] = {}
         for role in present:
             index = None if len(present) == 1 else (roles == role).nonzero().flatten()
-            if role in (Role.NOISY, Role.CLEAN) and self.share is not None and self._decoder.timestep is not None:
+            if (
+                role in (Role.NOISY, Role.CLEAN)
+                and self.share is not None
+                and self._decoder.timestep is not None
+            ):
                 count = len(roles) if index is None else len(index)
                 wanted = max(1, round(count * self.share(self._decoder.timestep)))
                 if wanted < count:

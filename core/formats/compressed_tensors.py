@@ -22,6 +22,7 @@ As NVFP4 (``compressors/nvfp4``, format ``nvfp4-pack-quantized``):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +40,8 @@ FORMATS = {"int": "pack-quantized", "nvfp4": "nvfp4-pack-quantized"}
 PACKED, SCALE, ZERO, SHAPE = "weight_packed", "weight_scale", "weight_zero_point", "weight_shape"
 GLOBAL_SCALE = "weight_global_scale"
 
-_OUTER_NAMES = ("lm_head", "embed_tokens")
-"""Last parts of the names of modules outside the layers that may be quantized in a way of their own."""
+_OWN_WAY = re.compile(r"(.*\.)?(lm_head|embed_tokens|[a-z]+_proj(_moe_gen)?)")
+"""Names of modules that may be quantized in a way of their own."""
 
 
 def tensor_keys(name: str, scheme: Scheme) -> list[str]:
@@ -76,14 +77,21 @@ def to_tensors(name: str, weight: Quantized) -> dict[str, Tensor]:
 
 
 def quantization_config(
-    scheme: Scheme, ignore: list[str], outer: Mapping[str, Scheme] | None = None
+    scheme: Scheme,
+    ignore: list[str],
+    outer: Mapping[str, Scheme] | None = None,
+    linears: Mapping[str, Scheme] | None = None,
 ) -> dict[str, Any]:
     """The ``quantization_config`` of config.json: all linears but ``ignore`` are of ``scheme``, and the modules
-    of ``outer`` (by name) of their own.
+    of ``outer`` (by name) of their own. Where ``linears`` (target linears by name) have several schemes, each group
+    names its linears and none is meant by its type.
     """
-    groups = {"group_0": _group(["Linear"], scheme)}
-    for number, (name, other) in enumerate((outer or {}).items(), start=1):
-        groups[f"group_{number}"] = _group([name], other)
+    targets: dict[Scheme, list[str]] = {}
+    for name, own in (linears or {}).items():
+        targets.setdefault(own, []).append(name)
+    parts = list(targets.items()) if len(targets) > 1 else [(scheme, ["Linear"])]
+    parts += [(own, [name]) for name, own in (outer or {}).items()]
+    groups = {f"group_{number}": _group(names, own) for number, (own, names) in enumerate(parts)}
     return {
         "quant_method": "compressed-tensors",
         "format": FORMATS[scheme.kind],
@@ -115,8 +123,8 @@ def _group(targets: list[str], scheme: Scheme) -> dict[str, Any]:
 
 
 def schemes_of(config: dict[str, Any], place: str) -> tuple[Scheme, dict[str, Scheme]]:
-    """The scheme of all target linears and those of other modules by name, as a ``quantization_config`` has them;
-    ``place`` names its file in errors.
+    """The scheme of all target linears and those of modules by name that have their own, as a
+    ``quantization_config`` has them; ``place`` names its file in errors.
 
     Raises:
         CheckpointError: another method or layout than ours, or one that the runtime cannot run.
@@ -126,16 +134,20 @@ def schemes_of(config: dict[str, Any], place: str) -> tuple[Scheme, dict[str, Sc
             raise CheckpointError(
                 f"{place}: quant_method is {config['quant_method']!r}, this version runs 'compressed-tensors'"
             )
-        first, *others = config["config_groups"].values()
-        outer: dict[str, Scheme] = {}
-        for group in others:
-            (name,) = group["targets"]
-            if name.rpartition(".")[2] not in _OUTER_NAMES:
-                raise CheckpointError(
-                    f"{place}: quantizes {name} in a way of its own, this version cannot run that"
-                )
-            outer[name] = _scheme(group, group.get("format", config["format"]), place)
-        return _scheme(first, config["format"], place), outer
+        groups = list(config["config_groups"].values())
+        schemes = [_scheme(group, group.get("format") or config["format"], place) for group in groups]
+        own: dict[str, Scheme] = {}
+        for number, (group, scheme) in enumerate(zip(groups, schemes, strict=True)):
+            if number == 0 and group["targets"] == ["Linear"]:
+                continue
+            for name in group["targets"]:
+                if not _OWN_WAY.fullmatch(name):
+                    raise CheckpointError(
+                        f"{place}: quantizes {name} in a way of its own, this version cannot run that"
+                    )
+                if own.setdefault(name, scheme) != scheme:
+                    raise CheckpointError(f"{place}: quantizes {name} in two ways, wanted one")
+        return schemes[0], own
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{place}: quantization_config is damaged ({error!r})") from error
 

@@ -21,12 +21,15 @@ def model_card(
     summary: str,
     recipe: str,
     scheme: Scheme,
+    label: str,
     outer: Mapping[str, Scheme],
     bits_per_weight: float,
     size_bytes: int,
     records: Sequence[dict[str, Any]],
 ) -> str:
-    """Markdown for the variant ``name`` of a checkpoint; ``records`` are those of its linears."""
+    """Markdown for the variant ``name`` of a checkpoint; ``label`` names the formats and ``records`` are those
+    of its linears.
+    """
     rest = "everything else is bfloat16"
     if outer:
         words = " and ".join(f"the {key} as {form.label}" for key, form in outer.items())
@@ -48,7 +51,7 @@ def model_card(
         f"# {name}",
         "",
         f"{base} with its {len(records)} target linears (q, k, v, o, gate, up, down{both}) as "
-        f"{scheme.label}, {bits_per_weight:.2f} bits a weight with scales and zeros; {rest}. "
+        f"{label}, {bits_per_weight:.2f} bits a weight with scales and zeros; {rest}. "
         f"{size_bytes / 1e6:,.1f} MB of tensors.",
         "",
         f"Recipe `{recipe}`: {summary}. `recipe.toml` holds it whole, `lance_workbench.json` what it was made "

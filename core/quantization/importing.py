@@ -133,6 +133,7 @@ def import_variant(
                 summary=summary,
                 recipe=RECIPE,
                 scheme=scheme,
+                label=scheme.label,
                 outer={},
                 bits_per_weight=bits,
                 size_bytes=written.size_bytes,

@@ -24,10 +24,12 @@ from core.formats.model_card import model_card
 from core.formats.variant_folder import MAX_SHARD_BYTES, ShardWriter, Written, write_companions
 from core.jobs.context import JobContext
 from core.quantization import recipe as recipes
+from core.quantization import widths
 from core.quantization.inputs import CalibrationInputs, check_coverage
 from core.quantization.layer import FindInputs
 from core.quantization.pipeline import Accounting, Plan, plan, quantize
 from core.quantization.recipe import Recipe
+from core.quantization.scheme import Scheme
 from core.quantization.unfinished import job_fingerprint, unfinished
 from core.runtime.device import pick_device
 from core.store import Store
@@ -48,6 +50,17 @@ class Request:
     output: Path
     name: str
     device: torch.device
+
+    @property
+    def schemes(self) -> dict[str, Scheme]:
+        """The format of every target linear."""
+        groups = self.layout.structure.groups()
+        return {name: self.recipe.scheme_of(group) for group in groups for name in group.linears}
+
+    @property
+    def label(self) -> str:
+        """Their formats in a word."""
+        return widths.label(self.schemes.values())
 
 
 def open_calibration(store: Store, name: str, info: CheckpointInfo) -> tuple[Path, CalibrationRecord]:
@@ -115,7 +128,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     if spec.get("dry_run"):
         return predicted | {"dry_run": True}
     context.log(
-        f"{request.name}: {request.plan.linears} linears as {request.recipe.scheme.label}, "
+        f"{request.name}: {request.plan.linears} linears as {request.label}, "
         f"{request.plan.size_bytes / 1e6:,.1f} MB expected"
     )
     calibration = None if request.calibration is None else request.calibration[1].fingerprint
@@ -209,6 +222,7 @@ def make_variant(request: Request, context: JobContext) -> tuple[Accounting, Wri
                 recipe.scheme,
                 list(structure.untouched),
                 {structure.outer[key]: scheme for key, scheme in recipe.outer.items()},
+                request.schemes,
             ),
             recipe.text,
             _provenance(request, accounting, written, records),
@@ -219,6 +233,7 @@ def make_variant(request: Request, context: JobContext) -> tuple[Accounting, Wri
                 summary=recipe.summary,
                 recipe=recipe.name,
                 scheme=recipe.scheme,
+                label=request.label,
                 outer=recipe.outer,
                 bits_per_weight=request.plan.bits_per_weight,
                 size_bytes=written.size_bytes,

@@ -106,12 +106,14 @@ def quantize_layer(
         device: where to compute.
     """
     result = LayerResult()
-    rounding = Rounding(
-        recipe.scheme,
-        searched=recipe.ranges is not None,
-        weighed=recipe.ranges is None or recipe.ranges.weighed,
-        scale_dtype=STORED,
-    )
+
+    def rounding_of(group: LinearGroup) -> Rounding:
+        return Rounding(
+            recipe.scheme_of(group),
+            searched=recipe.ranges is not None,
+            weighed=recipe.ranges is None or recipe.ranges.weighed,
+            scale_dtype=STORED,
+        )
 
     def read(key: str) -> Tensor:
         # On its way to the device a tensor stays as narrow as it is stored.
@@ -119,10 +121,10 @@ def quantize_layer(
 
     fold = None
     if recipe.values is not None:
-        fold = search_values(structure, layer, read, find_inputs, recipe.values, rounding)
+        fold = search_values(structure, layer, read, find_inputs, recipe.values, rounding_of)
     for expert in structure.experts:
         groups = [group for group in structure.layer_groups(layer) if group.expert == expert]
-        _Expert(structure, groups, read, recipe, rounding, fold, find_inputs, tokens).run(result)
+        _Expert(structure, groups, read, recipe, rounding_of, fold, find_inputs, tokens).run(result)
     for name, bias in fold.biases.items() if fold else ():
         result.tensors[name] = store_plain(name, bias.cpu())
         result.folded.add(name)
@@ -142,7 +144,7 @@ class _Expert:
         groups: list[LinearGroup],
         read: Callable[[str], Tensor],
         recipe: Recipe,
-        rounding: Rounding,
+        rounding_of: Callable[[LinearGroup], Rounding],
         fold: ValueFold | None,
         find_inputs: FindInputs,
         tokens: Mapping[str, int] | None,
@@ -151,7 +153,7 @@ class _Expert:
         self.groups = groups
         self.read = read
         self.recipe = recipe
-        self.rounding = rounding
+        self.rounding_of = rounding_of
         self.fold = fold
         self.inputs = {group.key: find_inputs(group) for group in groups}
         self.tokens = tokens
@@ -180,10 +182,11 @@ class _Expert:
         if inputs is None:
             return None
         step = self.recipe.step_of(group.kind)
+        rounding = self.rounding_of(group)
         weights = [self.weights[name] for name in group.linears]
         norm = None if group.norm is None else self._float(f"{group.norm}.weight")
         if step is None:
-            return search(weights, inputs, self._block(group), self.rounding, exponents=0)
+            return search(weights, inputs, self._block(group), rounding, exponents=0)
 
         def effective(s: Tensor) -> Tensor:
             return s if norm is None else fold_norm(norm, s, STORED)[1]
@@ -192,7 +195,7 @@ class _Expert:
             weights,
             inputs,
             self._block(group),
-            self.rounding,
+            rounding,
             exponents=step.exponents,
             duo=step.duo,
             effective=effective,
@@ -218,17 +221,18 @@ class _Expert:
 
     def _round(self, group: LinearGroup, choice: Choice | None, result: LayerResult) -> None:
         """Round a group's folded weights in the way that loses least and keep the result."""
+        rounding = self.rounding_of(group)
         weights = [self.weights[name] for name in group.linears]
         for name, weight in zip(group.linears, weights, strict=True):
-            self.recipe.scheme.check_shape(f"{name}.weight", tuple(weight.shape))
+            rounding.scheme.check_shape(f"{name}.weight", tuple(weight.shape))
         inputs = self.inputs.pop(group.key)
         if choice is None or inputs is None:
-            rounded = round_blindly(weights, self.rounding)
+            rounded = round_blindly(weights, rounding)
             mode = "uncovered" if self.recipe.needs_calibration else "identity"
         else:
             seen = inputs.over(choice.scale)
             loss = BlockLoss(self._block(group), weights, seen)
-            rounded = round_best(weights, seen, loss, self.rounding, self.recipe.gptq)
+            rounded = round_best(weights, seen, loss, rounding, self.recipe.gptq)
             mode = choice.mode
         for name, part in zip(group.linears, rounded.weights, strict=True):
             result.tensors |= to_tensors(name, part)
@@ -236,7 +240,7 @@ class _Expert:
             result.records.append(
                 LinearRecord(
                     linear=name,
-                    scheme=self.recipe.scheme.label,
+                    scheme=rounding.scheme.label,
                     group=group.key,
                     mode=mode,
                     exponent=choice.exponent if choice else 0.0,

@@ -19,6 +19,7 @@ from core.checkpoints.layout import Layout
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
 from core.formats.compressed_tensors import to_tensors
+from core.quantization import widths
 from core.quantization.gptq import MATRICES
 from core.quantization.groups import Structure
 from core.quantization.layer import STORED, FindInputs, LayerResult, LinearRecord, quantize_layer, store_plain
@@ -94,16 +95,17 @@ def check_keys(source: TensorSource, layout: Layout, recipe: Recipe) -> None:
 
     Raises:
         CheckpointError: a missing, unknown or mis-shaped tensor; it is named.
-        UsageError: a group that does not divide a linear.
+        UsageError: a group that does not divide a linear, or widths that the recipe cannot have here.
     """
     layout.check(source)
+    widths.check(layout.structure.groups(), recipe.scheme, recipe.widths, recipe.name)
     for name, scheme in formats(layout.structure, recipe).items():
         scheme.check_shape(f"{name}.weight", layout.shapes[f"{name}.weight"])
 
 
 def formats(structure: Structure, recipe: Recipe) -> dict[str, Scheme]:
     """The format of every module that ``recipe`` quantizes, by name: target linears first."""
-    found = dict.fromkeys(structure.target_linears(), recipe.scheme)
+    found = {name: recipe.scheme_of(group) for group in structure.groups() for name in group.linears}
     return found | {structure.outer[key]: scheme for key, scheme in recipe.outer.items()}
 
 

@@ -54,7 +54,7 @@ def search_values(
     read: Callable[[str], Tensor],
     find_inputs: Callable[[LinearGroup], Inputs | None],
     step: ValuesStep,
-    rounding: Rounding,
+    rounding_of: Callable[[LinearGroup], Rounding],
 ) -> ValueFold | None:
     """Look for a scale of the layer's value channels that lowers the loss of both o projections together.
 
@@ -67,7 +67,7 @@ def search_values(
         read: a tensor of the layer as float32 by full name.
         find_inputs: the calibration's view of a group's input.
         step: how many exponents to try.
-        rounding: how the weights will be rounded, but for a compensation of errors.
+        rounding_of: how a group's weights will be rounded, but for a compensation of errors.
 
     Returns:
         The fold, or None where none lowers the loss or an expert's input is not known well enough.
@@ -93,6 +93,7 @@ def search_values(
         ]
         return torch.stack(parts).mean(0)
 
+    rounding = {e: rounding_of(o[e]) for e in experts}
     losses = {e: BlockLoss(linear_block, [weights[e]], inputs[e]) for e in experts}
 
     def value_of(expert: Expert, s: Tensor, rounding: Rounding) -> float:
@@ -100,16 +101,17 @@ def search_values(
         return losses[expert](rounding.roundtrip([scaled], inputs[expert].mean_sq / s.square()), s)
 
     one = torch.ones_like(inputs["und"].mean_abs)
-    plain = {e: value_of(e, one, rounding.plain()) for e in experts}
+    plain = {e: value_of(e, one, rounding[e].plain()) for e in experts}
     best = {
-        e: Choice("identity", 0.0, one, plain[e], min(plain[e], value_of(e, one, rounding))) for e in experts
+        e: Choice("identity", 0.0, one, plain[e], min(plain[e], value_of(e, one, rounding[e])))
+        for e in experts
     }
     chosen: Tensor | None = None
     a = pooled({e: inputs[e].mean_abs for e in experts})
-    w = pooled({e: evenness([weights[e]], rounding.scheme.group_size) for e in experts})
+    w = pooled({e: evenness([weights[e]], rounding[e].scheme.group_size) for e in experts})
     for mode, exponent, wanted in candidates(a, w, step.exponents, duo=True):
         s = per_query_head(wanted, heads, head_dim)
-        tried = {e: Choice(mode, exponent, s, plain[e], value_of(e, s, rounding)) for e in experts}
+        tried = {e: Choice(mode, exponent, s, plain[e], value_of(e, s, rounding[e])) for e in experts}
         if sum(c.loss_after for c in tried.values()) < sum(c.loss_after for c in best.values()):
             best, chosen = tried, wanted
     if chosen is None:

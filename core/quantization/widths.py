@@ -75,6 +75,18 @@ def scheme_of(group: LinearGroup, base: Scheme, widths: Sequence[Width], recipe:
     return dataclasses.replace(base, bits=next(iter(found)))
 
 
+def label(schemes: Iterable[Scheme]) -> str:
+    """All these formats in a word: ``int4 asym g64``, or ``int3/4/6 asym g64`` for several widths of one."""
+    found = list(dict.fromkeys(schemes))
+    alike = {
+        dataclasses.replace(scheme, bits=MAX_BITS) if scheme.kind == "int" else scheme for scheme in found
+    }
+    if len(found) > 1 and len(alike) == 1:
+        bits = "/".join(str(bits) for bits in sorted(scheme.bits for scheme in found))
+        return found[0].label.replace(f"int{found[0].bits}", f"int{bits}", 1)
+    return " + ".join(scheme.label for scheme in found)
+
+
 def pinned(group: LinearGroup, widths: Iterable[Width]) -> bool:
     """Whether a pattern matches the group or one of its linears."""
     return any(

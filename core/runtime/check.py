@@ -13,6 +13,7 @@ from core.formats.compressed_tensors import schemes_of
 from core.lance.decoder import target_names
 from core.lance.loading import Pipeline
 from core.quantization.scheme import Scheme
+from core.quantization.widths import label
 from core.runtime.linear import QuantizedLinear
 from kernels.tiles import BLOCK
 
@@ -83,7 +84,7 @@ def enforcement(pipeline: Pipeline) -> Enforcement:
         if kept > most or module.stored_bytes != mine or (module.laid_out is None and kept != mine):
             raise CheckpointError(f"{name} holds {kept} bytes, its files {mine}: it is not kept as stored")
         held, stored = held + kept, stored + mine
-    scheme = next(iter(swapped.values())).scheme.label if swapped else "bf16"
+    scheme = label(module.scheme for module in swapped.values()) if swapped else "bf16"
     paths = {module.path for module in swapped.values()} or {f"torch:{model.device.type}"}
     path = " + ".join(sorted(paths))
     return Enforcement(scheme, len(swapped), len(names), held, stored, path)

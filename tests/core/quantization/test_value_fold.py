@@ -41,7 +41,12 @@ def layer(loud: float) -> tuple[dict[str, torch.Tensor], dict[str, Inputs]]:
 def test_loud_value_channels_are_scaled_for_both_experts_alike() -> None:
     tensors, inputs = layer(12.0)
     fold = search_values(
-        LANCE, 0, tensors.__getitem__, lambda group: inputs[group.expert], ValuesStep(), ROUNDING
+        LANCE,
+        0,
+        tensors.__getitem__,
+        lambda group: inputs[group.expert],
+        ValuesStep(),
+        lambda group: ROUNDING,
     )
     assert fold is not None and set(fold.choices) == {"und", "gen"}
     und, gen = fold.choices["und"], fold.choices["gen"]
@@ -60,7 +65,12 @@ def test_loud_value_channels_are_scaled_for_both_experts_alike() -> None:
 def test_a_scale_that_does_not_lower_the_joint_loss_is_not_kept() -> None:
     tensors, inputs = layer(1.0)
     found = search_values(
-        LANCE, 0, tensors.__getitem__, lambda group: inputs[group.expert], ValuesStep(), ROUNDING
+        LANCE,
+        0,
+        tensors.__getitem__,
+        lambda group: inputs[group.expert],
+        ValuesStep(),
+        lambda group: ROUNDING,
     )
     if found is not None:
         flat = {e: c.loss_after for e, c in found.choices.items()}
@@ -73,4 +83,4 @@ def test_an_expert_that_was_not_seen_leaves_the_values_alone() -> None:
     def find(group: LinearGroup) -> Inputs | None:
         return inputs["und"] if group.expert == "und" else None
 
-    assert search_values(LANCE, 0, tensors.__getitem__, find, ValuesStep(), ROUNDING) is None
+    assert search_values(LANCE, 0, tensors.__getitem__, find, ValuesStep(), lambda group: ROUNDING) is None
