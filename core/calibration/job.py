@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from core.calibration.collect import collect_statistics
 from core.calibration.merge import merge, write_calibration
 from core.calibration.record import CalibrationRecord, coverage
-from core.calibration.samples import MIXED, SampleSet, record_keys, sample_set
-from core.calibration.statistics import DEFAULT_ROWS, Statistics
-from core.checkpoints.describe import CheckpointInfo, describe
+from core.calibration.samples import record_keys
+from core.calibration.statistics import Statistics
+from core.checkpoints.describe import describe
 from core.checkpoints.resolve import resolve
 from core.errors import UsageError
-from core.evaluation.answers import check_resolution
-from core.evaluation.overlap import Evaluated
-from core.evaluation.suites import DEFAULT_TASKS, TEXT, Settings
 from core.files import sha256_text
 from core.jobs.context import JobContext
-from core.lance.buckets import check_frames
-from core.lance.requests import check_checkpoint
-from core.runtime.device import pick_device, pick_dtype
 from core.store import Store
 from core.store.manifest import collect
-
-DEFAULT_SAMPLES = 16
-"""Samples of each task, if the spec does not say."""
-
-OPTIONS = ("resolution", "height", "width", "num_frames", "num_steps", "max_new_tokens")
-"""Settings that a spec may override; they bound tokens, and so memory."""
 
 
 def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
@@ -42,18 +29,16 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     info = describe(resolve(str(spec["checkpoint"]), context.store))
     if info.kind == "variant":
         raise UsageError(f"{info.name} is a variant; calibrate the checkpoint it was made from")
-    seed = int(spec.get("seed") or 0)
-    chosen = samples_of(spec, info, context.store)
-    settings = settings_of(spec, info, chosen)
-    for task in settings:
-        if task != TEXT:
-            check_checkpoint(info.path, task)
-    device = pick_device(str(spec.get("device") or "auto"))
-    dtype = pick_dtype(str(spec.get("dtype") or "auto"), device)
-    name = str(spec.get("name") or f"{info.name}_{'+'.join(chosen.tasks)}-n{len(chosen.samples)}-s{seed}")
-    described = recorded(settings)
-    rows = int(spec.get("rows") or DEFAULT_ROWS)
+    if info.family == "huggingface":
+        from core.calibration.text_job import run_texts
+
+        return run_texts(info, spec, context)
+    plan = make_plan(spec, info, context.store)
+    seed, chosen, device, dtype = plan.seed, plan.chosen, plan.device, plan.dtype
+    described = recorded(plan.settings)
     data = chosen.fingerprint(described)
+    name = str(spec.get("name") or f"{info.name}_{'+'.join(chosen.tasks)}-n{len(chosen.samples)}-s{seed}")
+    check_fit(info, plan.needed, device, dtype)
     run_id = context.store.start_run(
         kind="calibrate",
         checkpoint=info.name,
@@ -74,11 +59,11 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     )
     context.log(f"{name}: {len(chosen.samples)} samples of {', '.join(chosen.tasks)} on {device}")
     pipeline = load_model(info.path, device, dtype, observed=True)
-    statistics = Statistics(rows, seed, data)
+    statistics = Statistics(plan.rows, seed, data)
     timesteps = collect_statistics(
         pipeline,
         chosen.samples,
-        settings,
+        plan.settings,
         statistics,
         lambda done, total, message: context.progress(done, total, "samples", message),
         chosen.mixed,
@@ -92,7 +77,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         samples=record_keys(chosen.samples),
         data_fingerprint=data,
         seed=seed,
-        rows_per_bucket=rows,
+        rows_per_bucket=plan.rows,
         dtype=str(dtype).removeprefix("torch."),
         tokens={name: statistics.tokens.get(name, {}) for name in linears},
         timesteps=timesteps,
@@ -113,53 +98,6 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "unseen_linears": len(unseen),
     }
-
-
-def files_of(spec: dict[str, Any]) -> list[str]:
-    """The suites that ``spec`` names: ``suite`` is one, ``suites`` are several."""
-    return [str(spec["suite"])] if spec.get("suite") else [str(name) for name in spec.get("suites") or []]
-
-
-def samples_of(spec: dict[str, Any], info: CheckpointInfo, store: Store | None) -> SampleSet:
-    """The samples that ``spec`` asks for.
-
-    Raises:
-        UsageError, DataError: as ``sample_set``.
-    """
-    return sample_set(
-        info.name,
-        list(spec.get("tasks") or DEFAULT_TASKS),
-        int(spec.get("samples") or DEFAULT_SAMPLES),
-        files_of(spec),
-        int(spec.get("seed") or 0),
-        evaluated=Evaluated(store),
-        force=bool(spec.get("force")),
-    )
-
-
-def settings_of(spec: dict[str, Any], info: CheckpointInfo, chosen: SampleSet) -> dict[str, Settings]:
-    """How the samples of each task are run: the checkpoint's defaults, the suite's, and what ``spec`` says.
-
-    Raises:
-        UsageError: a resolution, size or frame count that Lance does not have.
-    """
-    override = {key: spec.get(key) for key in OPTIONS}
-    found = {}
-    for task in chosen.tasks:
-        if task == MIXED:
-            continue
-        found[task] = Settings.combine(info.defaults, chosen.settings.get(task, {}), override)
-        check_resolution(found[task].resolution)
-        if task in ("t2v", "i2v"):
-            check_frames(found[task].num_frames, task)
-    return found
-
-
-def recorded(settings: Mapping[str, Settings]) -> dict[str, Any]:
-    """The settings as data: once if all tasks share them, else by task."""
-    each = {task: found.recorded(list(settings)) for task, found in settings.items()}
-    first = next(iter(each.values()))
-    return first if all(found == first for found in each.values()) else each
 
 
 def merge_registered(store: Store, folders: list[Path], name: str) -> dict[str, Any]:

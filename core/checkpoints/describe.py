@@ -130,7 +130,7 @@ def describe(folder: Path) -> CheckpointInfo:
     lines += [f"{file.name} {file.stat().st_size}" for file in files]
     lines += [f"{path.name} {path.read_text(encoding='utf-8')}" for path in sorted(folder.glob("*.json"))]
     return CheckpointInfo(
-        name=str(own.get("name") or folder.name),
+        name=str(own.get("name") or _name(folder)),
         path=folder,
         kind="variant" if quantization else "checkpoint",
         family=family,
@@ -144,6 +144,13 @@ def describe(folder: Path) -> CheckpointInfo:
         defaults=(DEFAULTS if family == "lance" else {}) | dict(own.get("defaults", {})),
         config=config,
     )
+
+
+def _name(folder: Path) -> str:
+    """The folder's name; in the Hub's cache (``models--org--name/snapshots/commit``) the model's."""
+    if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--"):
+        return folder.parents[1].name.rpartition("--")[2]
+    return folder.name
 
 
 def _missing_of_lance(folder: Path, source: TensorSource) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from core.checkpoints.describe import CONFIG_FILE, HF_CONFIG_FILE, family_of
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
-from core.quantization.groups import Structure
+from core.quantization.groups import LINEARS, Structure
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,32 @@ class Layout:
         """
         for problem in self.problems(source):
             raise CheckpointError(problem)
+
+
+def structure_of(folder: Path) -> Structure:
+    """The decoder of the checkpoint or variant in ``folder``, from its headers and JSON files; no torch.
+
+    Raises:
+        CheckpointError: it is no checkpoint, or its layers are not of a structure that is known here.
+    """
+    if family_of(folder) == "lance":
+        from core.lance.config import LanceConfig
+
+        return LanceConfig.from_folder(folder).structure
+    from core.huggingface.structure import read_structure
+
+    return read_structure(folder)
+
+
+def words(structure: Structure) -> str:
+    """A decoder for people: ``2 layers, one expert; biases on q, k, v; head norms; head tied to the embedding``."""
+    parts = [f"{structure.layers} layers, {'one expert' if len(structure.experts) == 1 else 'two experts'}"]
+    biased = [linear for linear in LINEARS if linear in structure.biases]
+    named = [linear.rpartition(".")[2].removesuffix("_proj") for linear in biased]
+    parts.append(f"biases on {', '.join(named)}" if named else "no biases")
+    parts += ["head norms"] if structure.head_norms else []
+    parts += ["head tied to the embedding"] if structure.tied else []
+    return "; ".join(parts)
 
 
 def layout_of(folder: Path) -> Layout:

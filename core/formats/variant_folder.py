@@ -96,7 +96,12 @@ def write_companions(
         for file in sorted(source.iterdir()):
             if file.is_file() and file.suffix in _COPIED and file.name not in _OWN_NAMES:
                 shutil.copyfile(file, folder / file.name)
-        name = CONFIG_FILE if family_of(source) == "lance" else HF_CONFIG_FILE
+        name = CONFIG_FILE
+        if family_of(source) == "huggingface":
+            name = HF_CONFIG_FILE
+            # transformers would otherwise lay the module out as compressed before it reads the files, which
+            # compressed-tensors gets wrong for packed zeros; either way it computes with dense weights.
+            quantization = quantization | {"dequantize": True}
         config = json.loads((source / name).read_text(encoding="utf-8"))
         merged = config | {"tie_word_embeddings": tied, "quantization_config": quantization}
         for key in {"dtype", "torch_dtype"} & config.keys():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,15 +39,25 @@ class CausalLM:
         """Where the model computes."""
         return torch.device(self.model.device)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of ``text`` as the tokenizer gives them for a prompt, special tokens in front included."""
-        return list(self.tokenizer(text, verbose=False)["input_ids"])
+    @property
+    def positions(self) -> int:
+        """Tokens it was made to read at once."""
+        return int(getattr(self.model.config, "max_position_embeddings", None) or 2048)
+
+    def encode(self, text: str) -> tuple[list[int], int]:
+        """Token ids of ``text``, and how many in front of them are special tokens that the tokenizer begins with."""
+        plain = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        whole = list(self.tokenizer(text, verbose=False)["input_ids"])
+        given = next((n for n in range(len(whole) - len(plain) + 1) if whole[n : n + len(plain)] == plain), 0)
+        return [*whole[:given], *plain], given
 
     @torch.inference_mode()
-    def logits(self, tokens: list[int]) -> torch.Tensor:
-        """float32 [len(tokens), vocabulary]: row i predicts the token behind ``tokens[i]``."""
-        ids = torch.tensor([tokens], device=self.device)
-        found: torch.Tensor = self.model(input_ids=ids, use_cache=False).logits[0]
+    def logits(self, tokens: Sequence[int], first: int) -> torch.Tensor:
+        """Logits float32 [len(tokens) - first, vocabulary] that predict ``tokens[first:]`` from those before."""
+        ids = torch.tensor([list(tokens[:-1])], device=self.device)
+        found: torch.Tensor = self.model(
+            input_ids=ids, use_cache=False, logits_to_keep=len(tokens) - first
+        ).logits[0]
         return found.float()
 
 
@@ -177,7 +187,7 @@ def _fill_buffers(model: Any, device: torch.device, folder: Path) -> None:
         if not any(buffer.is_meta for buffer in module.buffers(recurse=False)):
             continue
         try:
-            fresh = type(module)(config=model.config, device=device)
+            fresh = type(module)(config=model.config).to(device)
         except TypeError as error:
             raise CheckpointError(
                 f"{folder}: {architecture(model.config.to_dict())}: {name} holds tables that cannot be "

@@ -10,7 +10,7 @@ from core.checkpoints.describe import read_json
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
 from core.formats.compressed_tensors import schemes_of
-from core.lance.decoder import target_names
+from core.huggingface.loading import CausalLM
 from core.lance.loading import Pipeline
 from core.quantization.scheme import Scheme
 from core.quantization.widths import label
@@ -53,7 +53,7 @@ def variant_schemes(folder: Path) -> tuple[Scheme, dict[str, Scheme]] | None:
     return None if config is None else schemes_of(config, str(path))
 
 
-def enforcement(pipeline: Pipeline) -> Enforcement:
+def enforcement(pipeline: Pipeline | CausalLM) -> Enforcement:
     """Check that all target linears of a variant are quantized (none of a plain checkpoint), and that they
     hold what the files store, in the files' form or in the kernels'.
 
@@ -63,7 +63,7 @@ def enforcement(pipeline: Pipeline) -> Enforcement:
     """
     model, source = pipeline.model, TensorSource.open(pipeline.folder)
     quantized = variant_schemes(pipeline.folder) is not None
-    names = target_names(model.config.num_layers)
+    names = pipeline.structure.target_linears()
     modules = {name: model.get_submodule(name) for name in names}
     swapped = {name: m for name, m in modules.items() if isinstance(m, QuantizedLinear)}
     held = stored = 0
@@ -84,7 +84,12 @@ def enforcement(pipeline: Pipeline) -> Enforcement:
         if kept > most or module.stored_bytes != mine or (module.laid_out is None and kept != mine):
             raise CheckpointError(f"{name} holds {kept} bytes, its files {mine}: it is not kept as stored")
         held, stored = held + kept, stored + mine
+<<<<<<< core/runtime/check.py
+    scheme = next(iter(swapped.values())).scheme.label if swapped else "bf16"
+    paths = {module.path for module in swapped.values()} or {f"torch:{pipeline.device.type}"}
+=======
     scheme = label(module.scheme for module in swapped.values()) if swapped else "bf16"
     paths = {module.path for module in swapped.values()} or {f"torch:{model.device.type}"}
+>>>>>>> /tmp/land.new
     path = " + ".join(sorted(paths))
     return Enforcement(scheme, len(swapped), len(names), held, stored, path)

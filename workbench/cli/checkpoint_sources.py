@@ -1,4 +1,4 @@
-"""``checkpoints fetch`` and ``checkpoints random``: where checkpoints come from."""
+"""``checkpoints add``, ``fetch`` and ``random``: where checkpoints come from."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from core.checkpoints.describe import describe
+from core.checkpoints.layout import structure_of, words
 from core.errors import CheckpointError, UsageError
 from core.store.columns import size
 from workbench.cli.session import Session, json_option, print_fields, print_json
@@ -34,7 +35,7 @@ def _register(store: Store, folder: Path, details: dict[str, Any]) -> dict[str, 
         name=info.name,
         path=str(info.path),
         kind=info.kind,
-        family="lance",
+        family=info.family,
         size_bytes=info.nbytes,
         fingerprint=info.fingerprint,
         details=details,
@@ -42,6 +43,7 @@ def _register(store: Store, folder: Path, details: dict[str, Any]) -> dict[str, 
     return {
         "name": info.name,
         "path": str(info.path),
+        "family": info.family,
         "size_bytes": info.nbytes,
         "missing": info.missing,
         **details,
@@ -53,6 +55,24 @@ def _print(fields: dict[str, Any], as_json: bool) -> None:
         print_json(fields)
     else:
         print_fields({key: size(value) if key.endswith("_bytes") else value for key, value in fields.items()})
+
+
+@click.command("add")
+@click.argument("folder", type=_FOLDER)
+@json_option
+@click.pass_obj
+def add_checkpoint(session: Session, folder: Path, as_json: bool) -> None:
+    """Make the checkpoint or variant in FOLDER known by its name: a Lance, or a causal LM that transformers loads.
+
+    A causal LM is a folder with config.json, a tokenizer and safetensors files, in one piece or in shards. Nothing is
+    copied or changed.
+    """
+    place = folder.expanduser()
+    if not place.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    structure = structure_of(place)
+    fields = _register(session.open(create=True), place, {"structure": words(structure)})
+    _print(fields, as_json)
 
 
 @click.command("fetch")

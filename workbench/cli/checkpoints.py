@@ -1,4 +1,4 @@
-"""``checkpoints list|show|verify``; ``fetch`` and ``random`` are in a module of their own."""
+"""``checkpoints list|show|verify``; ``add``, ``fetch`` and ``random`` are in a module of their own."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from typing import Any
 import click
 
 from core.checkpoints.describe import describe
+from core.checkpoints.layout import structure_of, words
 from core.checkpoints.resolve import resolve
 from core.demo import CHECKPOINT, NAME
 from core.errors import CheckpointError, StoreError
 from core.store import Store
 from core.store.columns import size
-from workbench.cli.checkpoint_sources import fetch_checkpoint, random_checkpoint
+from workbench.cli.checkpoint_sources import add_checkpoint, fetch_checkpoint, random_checkpoint
 from workbench.cli.session import Session, json_option, print_fields, print_json, print_table
 
 
 @click.group()
 def command() -> None:
-    """List, show, verify, fetch and make checkpoints."""
+    """List, show, verify, add, fetch and make checkpoints."""
 
 
+command.add_command(add_checkpoint)
 command.add_command(fetch_checkpoint)
 command.add_command(random_checkpoint)
 
@@ -87,6 +89,8 @@ def show_checkpoint(session: Session, checkpoint: str, as_json: bool) -> None:
         "name": info.name,
         "path": str(info.path),
         "kind": info.kind,
+        "family": info.family,
+        "structure": _structure(info.path),
         "size_bytes": info.nbytes,
         "parameters": info.parameters,
         "tensors": info.tensors,
@@ -101,6 +105,14 @@ def show_checkpoint(session: Session, checkpoint: str, as_json: bool) -> None:
         print_json(fields)
     else:
         print_fields({**fields, "size_bytes": size(info.nbytes), "config": None})
+
+
+def _structure(folder: Path) -> str:
+    """The decoder in words, or why it cannot be quantized."""
+    try:
+        return words(structure_of(folder))
+    except CheckpointError as error:
+        return str(error)
 
 
 @command.command("verify")
