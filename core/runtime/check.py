@@ -84,12 +84,7 @@ def enforcement(pipeline: Pipeline | CausalLM) -> Enforcement:
         if kept > most or module.stored_bytes != mine or (module.laid_out is None and kept != mine):
             raise CheckpointError(f"{name} holds {kept} bytes, its files {mine}: it is not kept as stored")
         held, stored = held + kept, stored + mine
-<<<<<<< core/runtime/check.py
-    scheme = next(iter(swapped.values())).scheme.label if swapped else "bf16"
-    paths = {module.path for module in swapped.values()} or {f"torch:{pipeline.device.type}"}
-=======
     scheme = label(module.scheme for module in swapped.values()) if swapped else "bf16"
-    paths = {module.path for module in swapped.values()} or {f"torch:{model.device.type}"}
->>>>>>> /tmp/land.new
+    paths = {module.path for module in swapped.values()} or {f"torch:{pipeline.device.type}"}
     path = " + ".join(sorted(paths))
     return Enforcement(scheme, len(swapped), len(names), held, stored, path)
