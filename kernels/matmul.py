@@ -77,12 +77,13 @@ def matmul(
     first = split * share
     last = tl.minimum(first + share, steps)
     if OVERLAP:
-        gdc_launch_dependents()
         ask_for(
             codes_ptr, scales_ptr, tile, first * BLOCKS, tl.minimum(last * BLOCKS, first * BLOCKS + AHEAD), N, K,
             GROUP, FORMAT, BLOCK_N, SWIGLU, THREADS,
         )  # fmt: skip
         gdc_wait()
+        # Not before: where many kernels wait at once, their programs fill the multiprocessors unevenly.
+        gdc_launch_dependents()
     if BLOCKS == 1:
         total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     else:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from kernels.config import Config, Entry, read_tuned, tuned_file, tuned_text
+from kernels.hopper import candidates as hopper_candidates
 from kernels.launch import launch
 from kernels.tiles import BLOCK
 from kernels.timing import ROWS, SHAPES, compare, copies_of, microseconds, random_rows, random_tiles
@@ -28,16 +29,16 @@ from kernels.timing import ROWS, SHAPES, compare, copies_of, microseconds, rando
 # memory fails to compile and drops out.
 TILES = {
     8: [
-        (16, 2, 2, 4), (16, 2, 2, 6), (16, 4, 4, 3), (16, 4, 4, 5), (16, 8, 8, 2), (32, 1, 2, 4), (32, 1, 2, 6),
-        (32, 2, 4, 3), (32, 4, 8, 3), (64, 1, 4, 3), (64, 1, 4, 5), (128, 1, 4, 3),
+        (16, 2, 2, 4), (16, 4, 2, 4), (16, 4, 4, 5), (16, 8, 8, 3), (16, 16, 16, 2), (32, 1, 2, 4), (32, 1, 2, 6),
+        (32, 2, 2, 4), (32, 4, 4, 3), (64, 1, 2, 5), (64, 1, 4, 5), (128, 1, 4, 4),
     ],
     16: [
-        (16, 4, 4, 3), (16, 8, 8, 2), (32, 2, 4, 3), (32, 4, 8, 2), (64, 1, 4, 3), (64, 1, 4, 5), (128, 1, 4, 3),
+        (16, 4, 4, 4), (16, 8, 8, 3), (32, 2, 4, 4), (32, 4, 8, 3), (64, 1, 4, 3), (64, 1, 4, 5), (128, 1, 4, 3),
         (128, 1, 8, 4),
     ],
-    32: [(32, 2, 4, 3), (32, 4, 8, 2), (64, 1, 4, 3), (64, 1, 4, 5), (128, 1, 4, 3), (128, 1, 8, 4)],
-    64: [(64, 1, 4, 3), (64, 1, 4, 5), (128, 1, 4, 3), (128, 1, 8, 3), (128, 1, 8, 4)],
-    128: [(64, 1, 4, 2), (64, 1, 4, 3), (128, 1, 8, 3), (256, 1, 8, 3)],
+    32: [(32, 2, 4, 4), (32, 4, 8, 3), (64, 1, 4, 3), (64, 1, 4, 5), (128, 1, 4, 3), (128, 1, 8, 4)],
+    64: [(64, 1, 4, 3), (64, 1, 4, 5), (128, 1, 4, 3), (128, 1, 8, 3)],
+    128: [(64, 1, 4, 2), (64, 1, 4, 3), (128, 1, 8, 3)],
     256: [(64, 1, 4, 3), (128, 1, 8, 2), (128, 1, 8, 3)],
 }  # fmt: skip
 
@@ -66,6 +67,7 @@ def candidates(m: int, rows: int, columns: int, processors: int) -> Iterator[Con
     if m >= 256:
         for parts in (1, 2, 4) if rows > 8192 else (1,):
             yield Config("expand", chunk=0 if parts == 1 else -(-rows // parts // 256) * 256)
+        yield from hopper_candidates(m, rows, processors, torch.device("cuda", torch.cuda.current_device()))
     if m > 2304:
         return
     for config in kinds(m):
