@@ -9,12 +9,14 @@ from typing import Any
 
 from core.calibration.collect import collect_statistics
 from core.calibration.merge import merge, write_calibration
+from core.calibration.plan import files_of, make_plan, recorded
 from core.calibration.record import CalibrationRecord, coverage
 from core.calibration.samples import record_keys
 from core.calibration.statistics import Statistics
 from core.checkpoints.describe import describe
 from core.checkpoints.resolve import resolve
 from core.errors import UsageError
+from core.evaluation.footprint import check_fit
 from core.files import sha256_text
 from core.jobs.context import JobContext
 from core.store import Store
@@ -29,10 +31,6 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     info = describe(resolve(str(spec["checkpoint"]), context.store))
     if info.kind == "variant":
         raise UsageError(f"{info.name} is a variant; calibrate the checkpoint it was made from")
-    if info.family == "huggingface":
-        from core.calibration.text_job import run_texts
-
-        return run_texts(info, spec, context)
     plan = make_plan(spec, info, context.store)
     seed, chosen, device, dtype = plan.seed, plan.chosen, plan.device, plan.dtype
     described = recorded(plan.settings)

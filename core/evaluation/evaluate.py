@@ -12,9 +12,9 @@ from core.errors import Cancelled
 from core.evaluation.answers import AnswerExaminer
 from core.evaluation.baseline import BF16, Baseline, run_folder
 from core.evaluation.drawings import DrawingExaminer
+from core.evaluation.overlap import contents
 from core.evaluation.perplexity import CONTEXT, TextExaminer
 from core.evaluation.readers import LanceReader
-from core.evaluation.overlap import contents
 from core.evaluation.subject import Subject
 from core.evaluation.suites import ANSWERING, Sample, Settings, Suite
 from core.files import sha256_text

@@ -166,10 +166,10 @@ def clip_file(path: Path, name: str, item: Any) -> ClipFile:
         DataError: it is nowhere, no video, without frames, or too narrow to crop.
         WorkbenchError: PyAV is not installed.
     """
-    from core.lance.video import frame_size
+    from core.lance.video import clip_shape
 
     found = _find(path, name, item, "video")
-    _check_size(found, frame_size(found))
+    _check_size(found, clip_shape(found))
     return ClipFile(found.resolve())
 
 

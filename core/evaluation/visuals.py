@@ -5,6 +5,7 @@ Pixels are read or drawn when ``load`` or ``digest`` is called, and not kept.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from core.lance.video import Clip
+
+Shape = tuple[int, int, int]
+"""Width and height in pixels, and how many frames Lance looks at."""
 
 CAPTIONED = "caption"
 """The kind of a drawn picture that shows what ``core.demo.captions`` describes."""
@@ -38,9 +42,17 @@ class DrawnPicture:
 
         return draw(self.kind, self.seed).image
 
+    def shape(self) -> Shape:
+        """Its size, without drawing it."""
+        from core.demo.canvas import SIDE
+        from core.demo.captions import CAPTION_SIDE
+
+        side = CAPTION_SIDE if self.kind == CAPTIONED else SIDE
+        return side, side, 1
+
     def digest(self) -> str:
         """SHA-256 over size and pixels."""
-        return _pixels(self.load())
+        return _drawn_digest(self)
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,13 @@ class PictureFile:
         from core.lance.preprocess import read_image
 
         return read_image(self.path)
+
+    def shape(self) -> Shape:
+        """Its size, from the file's header."""
+        from PIL import Image
+
+        with Image.open(self.path) as image:
+            return image.width, image.height, 1
 
     def digest(self) -> str:
         """SHA-256 over the file's bytes."""
@@ -78,9 +97,16 @@ class DrawnClip:
         frames = moving(self.seed).frames
         return Clip(frames, list(range(len(frames))), len(frames), CLIP_FPS)
 
+    def shape(self) -> Shape:
+        """Its size, without drawing it."""
+        from core.demo.captions import CAPTION_SIDE
+        from core.demo.moving import FRAMES
+
+        return CAPTION_SIDE, CAPTION_SIDE, FRAMES
+
     def digest(self) -> str:
         """SHA-256 over the frames' sizes and pixels."""
-        return hashlib.sha256("\n".join(map(_pixels, self.load().frames)).encode()).hexdigest()
+        return _drawn_digest(self)
 
 
 @dataclass(frozen=True)
@@ -100,9 +126,26 @@ class ClipFile:
 
         return read_clip(self.path)
 
+    def shape(self) -> Shape:
+        """Its size, from the file's headers.
+
+        Raises:
+            DataError, WorkbenchError: as ``load``.
+        """
+        from core.lance.video import clip_shape
+
+        return clip_shape(self.path)
+
     def digest(self) -> str:
         """SHA-256 over the file's bytes."""
         return sha256_file(self.path)
+
+
+@functools.cache
+def _drawn_digest(source: DrawnPicture | DrawnClip) -> str:
+    if isinstance(source, DrawnPicture):
+        return _pixels(source.load())
+    return hashlib.sha256("\n".join(map(_pixels, source.load().frames)).encode()).hexdigest()
 
 
 def _pixels(image: Image.Image) -> str:

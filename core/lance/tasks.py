@@ -116,13 +116,13 @@ def _target(pipeline: Pipeline, request: Request) -> Grid:
     return target_grid(height, width, 1 if request.task == "t2i" else request.num_frames or NUM_FRAMES)
 
 
-def _prompt(request: Request, grid: Grid, vit: Sequence[Grid] = ()) -> Prompt:
+def drawing_prompt(task: str, text: str, grid: Grid, vit: Sequence[Grid] = ()) -> Prompt:
     """The prompt of a generation; the task decides the system prompt, not the number of frames."""
-    if request.task in ("image_edit", "video_edit"):
-        medium: Literal["image", "video"] = "image" if request.task == "image_edit" else "video"
-        return prompts.edit(vit[0], grid, request.text, medium)
-    system = prompts.SYSTEM_PICTURE if request.task == "t2i" else prompts.SYSTEM_VIDEO
-    return Prompt(system, [], request.text, Block("target", grid))
+    if task in ("image_edit", "video_edit"):
+        medium: Literal["image", "video"] = "image" if task == "image_edit" else "video"
+        return prompts.edit(vit[0], grid, text, medium)
+    system = prompts.SYSTEM_PICTURE if task == "t2i" else prompts.SYSTEM_VIDEO
+    return Prompt(system, [], text, Block("target", grid))
 
 
 @torch.inference_mode()
@@ -153,14 +153,14 @@ def prepare(
     generator = torch.Generator().manual_seed(request.seed)
     if not request.visuals:
         grid = _target(pipeline, request)
-        packed = pack(_prompt(request, grid), pipeline.tokenizer)
+        packed = pack(drawing_prompt(request.task, request.text, grid), pipeline.tokenizer)
         start = _noise(noise, grid, 1, generator)
         return Scene(Drawing(pipeline, packed), start, grid)
     pixels = vae_stream(request.visuals[0], resolution)
     _, count, height, width = pixels.shape
     if request.task == "i2v":
         grid = target_grid(height, width, request.num_frames or NUM_FRAMES)
-        packed = pack(_prompt(request, grid), pipeline.tokenizer)
+        packed = pack(drawing_prompt(request.task, request.text, grid), pipeline.tokenizer)
         start = _noise(noise, grid, 1, generator)
         # Upstream encodes a whole clip and keeps latent frame 0, which a causal encoder makes of pixel frame 0 alone.
         first = pipeline.vae.encode(pixels, _posterior(eps, pixels, generator)).flatten(0, 2).cpu()
@@ -168,7 +168,7 @@ def prepare(
         return Scene(Drawing(pipeline, packed, fixed=fixed), torch.cat([first, start[len(first) :]]), grid)
     grid = target_grid(height, width, count)
     features, vit = vision_features(pipeline, request.visuals, resolution)
-    packed = pack(_prompt(request, grid, vit), pipeline.tokenizer)
+    packed = pack(drawing_prompt(request.task, request.text, grid, vit), pipeline.tokenizer)
     start = _noise(noise, grid, 2, generator)
     source = pipeline.vae.encode(pixels, _posterior(eps, pixels, generator)).flatten(0, 2)
     return Scene(Drawing(pipeline, packed, features, [source]), start, grid)

@@ -114,8 +114,8 @@ def read_clip(path: Path) -> Clip:
     return Clip([frames[index] for index in indices], indices, total, fps)
 
 
-def frame_size(path: Path) -> tuple[int, int]:
-    """Width and height of a video's frames, from its headers; no frame is decoded.
+def clip_shape(path: Path) -> tuple[int, int, int]:
+    """Width and height of a video's frames and how many Lance looks at, from its headers; no frame is decoded.
 
     Raises:
         DataError: missing, no video, or without frames.
@@ -125,12 +125,12 @@ def frame_size(path: Path) -> tuple[int, int]:
     if not path.is_file():
         raise DataError(f"{path}: no such video")
     try:
-        total, _ = _measure(av, path)
+        total, fps = _measure(av, path)
         if not total:
             raise DataError(f"{path}: holds no video frames; wanted at least one")
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            return int(stream.width), int(stream.height)
+            return int(stream.width), int(stream.height), len(frame_indices(total, fps))
     except (av.FFmpegError, ValueError) as error:
         raise _unreadable(path, error) from error
 

@@ -12,11 +12,16 @@ import torch
 from PIL import Image
 
 from core.calibration import job
+from core.calibration.plan import make_plan
 from core.calibration.record import CalibrationRecord, load_record
+from core.calibration.statistics import StatisticsFile
+from core.checkpoints.describe import describe
+from core.errors import UsageError, WorkbenchError
 from core.lance import tasks
 from core.lance.decoder import target_names
 from core.lance.joint import Stream, run_together
 from core.lance.requests import Request
+from core.lance.roles import Role
 from core.lance.video import Clip, write_media
 
 ROLES = {
@@ -77,12 +82,14 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def record(
-    tiny_checkpoint: Path, golden: Path, tiny_world: Any, tmp_path_factory: pytest.TempPathFactory
-) -> CalibrationRecord:
-    """A calibration of the tiny model on all tasks at once, mixed sequences among them."""
+def spec(tiny_checkpoint: Path, golden: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     suites = files(tmp_path_factory.mktemp("all"), golden)
-    spec = SMALL | {"checkpoint": str(tiny_checkpoint), "suites": suites, "tasks": list(ROLES), "name": "all"}
+    return SMALL | {"checkpoint": str(tiny_checkpoint), "suites": suites, "tasks": list(ROLES), "name": "all"}
+
+
+@pytest.fixture(scope="module")
+def record(spec: dict[str, Any], tiny_world: Any) -> CalibrationRecord:
+    """A calibration of the tiny model on all tasks at once, mixed sequences among them."""
     return load_record(Path(job.run(spec, tiny_world.context)["path"]))
 
 
@@ -120,6 +127,46 @@ def test_mixed_sequences_hold_each_sample_once(record: CalibrationRecord) -> Non
     )  # edits show their source to both guidance branches
     assert len(record.timesteps["mixed"]) == 2
     assert set(record.timesteps["mixed"]) < set(record.timesteps["t2i"])
+
+
+def test_tokens_are_foretold(
+    record: CalibrationRecord, spec: dict[str, Any], tiny_checkpoint: Path, tiny_world: Any
+) -> None:
+    plan = make_plan(spec, describe(tiny_checkpoint), None)
+    predicted = plan.predicted.named()
+    assert predicted == record.by_role(), "no answer of the tiny model ends by itself within three tokens"
+    file = StatisticsFile(
+        Path(tiny_world.context.store.calibration("all")["path"]) / "statistics.safetensors"
+    )
+    rows = sum(file.moments(key, bucket).rows.nbytes for key in file.keys() for bucket in file.buckets(key))  # noqa: SIM118
+    assert plan.needed.rows == 2 * rows
+    assert plan.needed.sums == sum(16 * file.moments(key, bucket).sum_sq.numel() for key in file.keys()  # noqa: SIM118
+                                   for bucket in file.buckets(key))  # fmt: skip
+
+
+def test_what_does_not_fit_is_told_before_it_is_loaded(
+    spec: dict[str, Any], tiny_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.runtime.memory.free_bytes", lambda device: 20_000_000)
+    monkeypatch.setattr("core.runtime.loading.load_model", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(
+        WorkbenchError, match=r"lance-tiny: this takes about .* of cpu in float32 \(weights .* rows"
+    ):
+        job.run(spec, tiny_world.context)
+
+
+def test_bounds_bound_the_memory(spec: dict[str, Any], tiny_checkpoint: Path) -> None:
+    info = describe(tiny_checkpoint)
+    base = make_plan(spec, info, None).needed
+    assert make_plan(spec | {"rows": 8}, info, None).needed.rows < base.rows
+    clips = spec | {"tasks": ["t2v"], "suites": [name for name in spec["suites"] if "t2v" in name]}
+    larger = clips | {"num_frames": 13, "height": 64, "width": 64}
+    assert make_plan(larger, info, None).needed.cache > make_plan(clips, info, None).needed.cache
+    assert make_plan(spec | {"resolution": "image_512res"}, info, None).needed.activations > base.activations
+    more = make_plan(spec | {"num_steps": 6}, info, None).predicted.tokens["i2v"]
+    assert more[Role.NOISY] == 2 * make_plan(spec, info, None).predicted.tokens["i2v"][Role.NOISY]
+    with pytest.raises(UsageError, match="125 frames asked for; wanted 1 to 121"):
+        make_plan(spec | {"num_frames": 125}, info, None)
 
 
 @torch.inference_mode()
