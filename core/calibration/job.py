@@ -31,6 +31,10 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     info = describe(resolve(str(spec["checkpoint"]), context.store))
     if info.kind == "variant":
         raise UsageError(f"{info.name} is a variant; calibrate the checkpoint it was made from")
+    if info.family == "huggingface":
+        from core.calibration.text_job import run_texts
+
+        return run_texts(info, spec, context)
     plan = make_plan(spec, info, context.store)
     seed, chosen, device, dtype = plan.seed, plan.chosen, plan.device, plan.dtype
     described = recorded(plan.settings)
