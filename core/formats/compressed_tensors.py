@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from core.errors import CheckpointError
-from core.quantization.scheme import NVFP4, Scheme
+from core.quantization.scheme import CHANNEL, NVFP4, Scheme
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ FORMATS = {"int": "pack-quantized", "nvfp4": "nvfp4-pack-quantized"}
 PACKED, SCALE, ZERO, SHAPE = "weight_packed", "weight_scale", "weight_zero_point", "weight_shape"
 GLOBAL_SCALE = "weight_global_scale"
 
-_OWN_WAY = re.compile(r"(.*\.)?(lm_head|embed_tokens|[a-z]+_proj(_moe_gen)?)")
+_OWN_WAY = re.compile(r"(.*\.)?(lm_head|embed_tokens|time_embedder\.mlp\.[02]|[a-z]+_proj(_moe_gen)?)")
 """Names of modules that may be quantized in a way of their own."""
 
 
@@ -107,8 +107,8 @@ def _group(targets: list[str], scheme: Scheme) -> dict[str, Any]:
         "num_bits": scheme.bits,
         "type": "float" if scheme.kind == "nvfp4" else "int",
         "symmetric": scheme.symmetric,
-        "strategy": "tensor_group" if scheme.kind == "nvfp4" else "group",
-        "group_size": scheme.group_size,
+        "strategy": _strategy(scheme),
+        "group_size": None if scheme.group_size == CHANNEL else scheme.group_size,
         "dynamic": False,
     }
     if scheme.kind == "nvfp4":
@@ -120,6 +120,12 @@ def _group(targets: list[str], scheme: Scheme) -> dict[str, Any]:
         "output_activations": None,
         "format": FORMATS[scheme.kind],
     }
+
+
+def _strategy(scheme: Scheme) -> str:
+    if scheme.kind == "nvfp4":
+        return "tensor_group"
+    return "channel" if scheme.group_size == CHANNEL else "group"
 
 
 def schemes_of(config: dict[str, Any], place: str) -> tuple[Scheme, dict[str, Scheme]]:
@@ -135,7 +141,8 @@ def schemes_of(config: dict[str, Any], place: str) -> tuple[Scheme, dict[str, Sc
                 f"{place}: quant_method is {config['quant_method']!r}, this version runs 'compressed-tensors'"
             )
         groups = list(config["config_groups"].values())
-        schemes = [_scheme(group, group.get("format") or config["format"], place) for group in groups]
+        layouts = [config["format"], *(group.get("format") or config["format"] for group in groups[1:])]
+        schemes = [_scheme(group, layout, place) for group, layout in zip(groups, layouts, strict=True)]
         own: dict[str, Scheme] = {}
         for number, (group, scheme) in enumerate(zip(groups, schemes, strict=True)):
             if number == 0 and group["targets"] == ["Linear"]:
@@ -158,8 +165,10 @@ def _scheme(group: dict[str, Any], layout: str, place: str) -> Scheme:
     wanted: dict[str, tuple[Any, Any]] = {
         "format": (layout, layout if kind else " or ".join(kinds)),
         "weights.type": (weights["type"], "float" if kind == "nvfp4" else "int"),
-        "weights.strategy": (weights["strategy"], "tensor_group" if kind == "nvfp4" else "group"),
     }
+    channel = weights["strategy"] == "channel" and kind == "int"
+    if not channel:
+        wanted["weights.strategy"] = (weights["strategy"], "tensor_group" if kind == "nvfp4" else "group")
     for key, (value, right) in wanted.items():
         if value != right:
             raise CheckpointError(f"{place}: {key} is {value!r}, this version runs {right!r}")
@@ -167,4 +176,5 @@ def _scheme(group: dict[str, Any], layout: str, place: str) -> Scheme:
         raise CheckpointError(f"{place}: activations are quantized, this version runs weights only")
     if kind == "nvfp4":
         return NVFP4
-    return Scheme(int(weights["num_bits"]), int(weights["group_size"]), bool(weights["symmetric"]))
+    size = CHANNEL if channel else int(weights["group_size"])
+    return Scheme(int(weights["num_bits"]), size, bool(weights["symmetric"]))

@@ -32,7 +32,8 @@ def model_card(
     """
     rest = "everything else is bfloat16"
     if outer:
-        words = " and ".join(f"the {key} as {form.label}" for key, form in outer.items())
+        named = {"time": "time embedding"}
+        words = " and ".join(f"the {named.get(key, key)} as {form.label}" for key, form in outer.items())
         rest = f"{words}, which only the workbench runs; {rest}"
     both = " of both experts" if len(structure.experts) > 1 else ""
     if structure.family == "lance":

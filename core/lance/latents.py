@@ -73,6 +73,7 @@ class TimestepEmbedder(nn.Module):
 
     def forward(self, times: torch.Tensor) -> torch.Tensor:
         """Embed flow times [n] in 0..1: [n, hidden] in the parameters' dtype."""
-        first = self.mlp[0]
-        assert isinstance(first, nn.Linear)
-        return self.mlp(self.sinusoid(times).to(first.weight.dtype))
+        # A variant may hold the weight as codes; the bias is in the dtype that runs.
+        bias = self.mlp[0].bias
+        assert isinstance(bias, torch.Tensor)
+        return self.mlp(self.sinusoid(times).to(bias.dtype))

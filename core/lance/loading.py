@@ -21,6 +21,7 @@ from core.lance.decoder import target_names
 from core.lance.model import Lance
 from core.lance.sampler import Sampling
 from core.lance.staging import Staging
+from core.lance.structure import TIME
 from core.lance.vae import VAE
 from core.quantization.groups import Structure
 
@@ -35,7 +36,7 @@ VISION_PREFIX = "vit_model."
 LinearFactory = Callable[[str, nn.Linear | nn.Embedding, TensorSource], "tuple[nn.Module, set[str]] | None"]
 """(module name, the module on the meta device, the checkpoint) -> the module to put in its place, the keys it took."""
 
-OUTER = ("language_model.lm_head", "language_model.model.embed_tokens")
+OUTER = ("language_model.lm_head", "language_model.model.embed_tokens", *TIME)
 """Modules outside the layers that a variant may quantize too."""
 
 

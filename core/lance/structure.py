@@ -5,7 +5,8 @@ from __future__ import annotations
 from core.quantization.groups import Structure
 
 PREFIX = "language_model.model.layers."
-UNTOUCHED = ("language_model.lm_head", "vae2llm", "llm2vae", r"re:time_embedder\..*", r"re:vit_model\..*")
+TIME = ("time_embedder.mlp.0", "time_embedder.mlp.2")
+UNTOUCHED = ("language_model.lm_head", "vae2llm", "llm2vae", *TIME, r"re:vit_model\..*")
 """Linears outside the layers, as compressed-tensors' ``ignore`` names them."""
 
 
@@ -25,4 +26,5 @@ def lance_structure(layers: int = 36, head_dim: int = 128, norm_eps: float = 1e-
         embedding="language_model.model.embed_tokens",
         tied=False,
         untouched=UNTOUCHED,
+        time=TIME,
     )

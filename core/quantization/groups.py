@@ -80,11 +80,13 @@ class Structure:
     """Head and embedding are one tensor, stored as the embedding's."""
     untouched: tuple[str, ...]
     """Linears that stay as they are, as compressed-tensors' ``ignore`` names them (``re:`` begins a pattern)."""
+    time: tuple[str, ...] = ()
+    """Linears that embed the time of a flow, where a model has them."""
 
     @property
-    def outer(self) -> dict[str, str]:
+    def outer(self) -> dict[str, tuple[str, ...]]:
         """Modules outside the layers that a recipe may quantize too, by its word for them."""
-        return {"head": self.head, "embedding": self.embedding}
+        return {"head": (self.head,), "embedding": (self.embedding,), "time": self.time}
 
     def module(self, layer: int, path: str, expert: Expert = "und") -> str:
         """Full name of a module of an expert: ``(0, "mlp.up_proj", "gen")`` -> ``…layers.0.mlp_moe_gen.up_proj``.

@@ -27,7 +27,7 @@ from core.quantization import recipe as recipes
 from core.quantization import widths
 from core.quantization.inputs import CalibrationInputs, check_coverage
 from core.quantization.layer import FindInputs
-from core.quantization.pipeline import Accounting, Plan, plan, quantize
+from core.quantization.pipeline import Accounting, Plan, outer_formats, plan, quantize
 from core.quantization.recipe import Recipe
 from core.quantization.scheme import Scheme
 from core.quantization.unfinished import job_fingerprint, unfinished
@@ -221,7 +221,7 @@ def make_variant(request: Request, context: JobContext) -> tuple[Accounting, Wri
             quantization_config(
                 recipe.scheme,
                 list(structure.untouched),
-                {structure.outer[key]: scheme for key, scheme in recipe.outer.items()},
+                outer_formats(structure, recipe),
                 request.schemes,
             ),
             recipe.text,
@@ -234,7 +234,7 @@ def make_variant(request: Request, context: JobContext) -> tuple[Accounting, Wri
                 recipe=recipe.name,
                 scheme=recipe.scheme,
                 label=request.label,
-                outer=recipe.outer,
+                outer={key: scheme for key, scheme in recipe.outer.items() if structure.outer[key]},
                 bits_per_weight=request.plan.bits_per_weight,
                 size_bytes=written.size_bytes,
                 records=records,

@@ -106,14 +106,20 @@ def check_keys(source: TensorSource, layout: Layout, recipe: Recipe) -> None:
 def formats(structure: Structure, recipe: Recipe) -> dict[str, Scheme]:
     """The format of every module that ``recipe`` quantizes, by name: target linears first."""
     found = {name: recipe.scheme_of(group) for group in structure.groups() for name in group.linears}
-    return found | {structure.outer[key]: scheme for key, scheme in recipe.outer.items()}
+    return found | outer_formats(structure, recipe)
+
+
+def outer_formats(structure: Structure, recipe: Recipe) -> dict[str, Scheme]:
+    """The format of every module outside the layers that ``recipe`` quantizes, of those that there are."""
+    return {name: scheme for key, scheme in recipe.outer.items() for name in structure.outer[key]}
 
 
 def parted(source: TensorSource, structure: Structure, recipe: Recipe) -> bool:
     """Whether a head that shares the embedding's tensor gets one of its own: they are no longer alike once either is
     quantized.
     """
-    return structure.tied and bool(recipe.outer) and f"{structure.head}.weight" not in source
+    apart = structure.tied and not {"head", "embedding"}.isdisjoint(recipe.outer)
+    return apart and f"{structure.head}.weight" not in source
 
 
 def plan(source: TensorSource, layout: Layout, recipe: Recipe, max_shard_bytes: int) -> Plan:
@@ -205,7 +211,7 @@ def quantize(
             accounting.count(result)
             behind(partial(commit, layer, result, fresh))
     progress(structure.layers, total, "embeddings and head")
-    outer = {structure.outer[key]: scheme for key, scheme in recipe.outer.items()}
+    outer = outer_formats(structure, recipe)
 
     def finish(module: str, name: str, tensor: Tensor) -> bool:
         """Hand on a tensor outside the layers; whether it was quantized."""

@@ -40,8 +40,8 @@ _GROUP = re.compile(r"(?ms)^(\[format\].*?^\s*group\s*=\s*)(?:\d+|\"channel\")")
 
 ROLES = ("text", "vit", "answer", "noisy", "clean")
 
-OUTER = ("head", "embedding")
-"""What a recipe may quantize outside the layers."""
+OUTER = ("head", "embedding", "time")
+"""What a recipe may quantize outside the layers; ``time`` is a Lance's, other models have none."""
 
 TOO_FEW = ("error", "round")
 """What happens to a linear that saw too few tokens: stop, or round it as it is and say so."""
@@ -108,7 +108,7 @@ class Recipe:
     text: str
     """The TOML it was read from, with the group that was chosen."""
     outer: dict[str, Scheme] = dataclasses.field(default_factory=dict)
-    """Formats of ``head`` and ``embedding``, where they are quantized too: smaller, but no runtime except the
+    """Formats of those of ``OUTER`` that are quantized too: smaller, but no runtime except the
     workbench's reads it.
     """
     widths: tuple[Width, ...] = ()

@@ -66,6 +66,10 @@ class Scheme:
         """How many of a weight's ``columns`` share a scale."""
         return columns if self.group_size == CHANNEL else self.group_size
 
+    def columns(self, words: int, groups: int) -> int:
+        """Columns of a weight of integers, from the words and scales of one of its rows."""
+        return 32 * words // self.bits if self.group_size == CHANNEL else groups * self.group_size
+
     def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise if a weight of ``shape`` [out, in] cannot be cut into this scheme's groups.
 

@@ -27,7 +27,7 @@ class QuantizedEmbedding(nn.Module):
         super().__init__()
         self.scheme = scheme
         self.dtype = dtype
-        self.embedding_dim = scale.shape[1] * scheme.group_size
+        self.embedding_dim = scheme.columns(packed.shape[1], scale.shape[1])
         self.register_buffer("weight_packed", packed)
         self.register_buffer("weight_scale", scale)
 

@@ -54,7 +54,7 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         self.scheme = scheme
         self.out_features = packed.shape[0]
-        self.in_features = scale.shape[1] * scheme.group_size
+        self.in_features = scheme.columns(packed.shape[1], scale.shape[1])
         self.register_buffer("weight_packed", packed)
         self.register_buffer("weight_scale", scale)
         self.register_buffer("weight_zero_point", zero)
@@ -78,7 +78,7 @@ class QuantizedLinear(nn.Module):
             CheckpointError: one differs; it is named.
         """
         scheme.check_shape(name, (rows, columns))
-        groups = columns // scheme.group_size
+        groups = columns // scheme.width(columns)
         wanted = {
             "weight_packed": (rows, packed_words(columns, scheme.bits)),
             "weight_scale": (rows, groups),

@@ -15,7 +15,7 @@ from core.formats.compressed_tensors import quantization_config, schemes_of, ten
 from core.lance.structure import UNTOUCHED, lance_structure
 from core.quantization.integer import quantize
 from core.quantization.rounding import Rounding
-from core.quantization.scheme import NVFP4, Scheme
+from core.quantization.scheme import CHANNEL, NVFP4, Scheme
 from kernels.reference import dequantize_packed
 
 theirs = pytest.importorskip("compressed_tensors.quantization", reason="compressed-tensors is not installed")
@@ -33,18 +33,28 @@ def their_scheme(config: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("group", [32, 64, 128, CHANNEL])
 @pytest.mark.parametrize(
-    ("bits", "rows", "columns"), [(4, 40, 256), (4, 7, 128), (3, 33, 384), (8, 16, 128), (5, 12, 256)]
+    ("bits", "rows", "columns"),
+    [
+        (2, 9, 128),
+        (3, 33, 384),
+        (4, 40, 256),
+        (4, 7, 128),
+        (5, 12, 256),
+        (6, 5, 384),
+        (7, 19, 128),
+        (8, 16, 128),
+    ],
 )
 def test_weights_decompress_to_ours_bit_for_bit(
     bits: int, rows: int, columns: int, group: int, symmetric: bool
 ) -> None:
     generator = torch.Generator().manual_seed(bits * rows)
     weight = torch.randn(rows, columns, generator=generator) * 0.03
-    weight[0, :group] = weight[0, :group].abs() + 0.1
-    weight[1] = 0
     scheme = Scheme(bits, group, symmetric)
+    weight[0, : scheme.width(columns)] = weight[0, : scheme.width(columns)].abs() + 0.1
+    weight[1] = 0
     ours = quantize(weight, scheme)
     tensors = to_tensors("layer", ours)
     assert sorted(tensors) == sorted(tensor_keys("layer", scheme))
@@ -159,12 +169,14 @@ def test_a_scheme_survives_its_config_and_other_layouts_are_named() -> None:
     scheme = Scheme(5, 32, True)
     config = quantization_config(scheme, [])
     assert schemes_of(config, "config.json") == (scheme, {})
+    rows = Scheme(4, CHANNEL, False)
+    assert schemes_of(quantization_config(rows, []), "config.json") == (rows, {})
     assert schemes_of(quantization_config(NVFP4, []), "config.json") == (NVFP4, {})
     with pytest.raises(CheckpointError, match=r"here/config\.json: format is 'float-quantized'"):
         schemes_of(config | {"format": "float-quantized"}, "here/config.json")
     with pytest.raises(CheckpointError, match=r"weights\.type is 'int', this version runs 'float'"):
         schemes_of(config | {"format": "nvfp4-pack-quantized"}, "config.json")
-    outer = {"language_model.lm_head": Scheme(8, 64, True)}
+    outer = {name: Scheme(8, 64, True) for name in ("language_model.lm_head", "time_embedder.mlp.2")}
     assert schemes_of(quantization_config(scheme, [*outer, "vae2llm"], outer), "config.json") == (
         scheme,
         outer,

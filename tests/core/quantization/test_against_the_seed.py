@@ -57,6 +57,7 @@ def test_on_the_embedded_lance_the_bars_hold(context: Any) -> None:
     source, statistics = TensorSource.open(CHECKPOINT), StatisticsFile(calibration / STATISTICS_FILE)
     for recipe, form, scored, bar in (
         ("int4-best", int4(64), int4(64, searching=True), 0.35),
+        ("int4-compact", int4(64), int4(64, searching=True), 1.0),
         ("nvfp4-best", nvfp4_without_global_scale, None, 0.5),
     ):
         done = job.run(base | {"recipe": recipe, "calibration": str(calibration)}, context)

@@ -58,7 +58,7 @@ def test_a_group_may_be_the_whole_row(tmp_path: Path) -> None:
 def test_head_and_embedding_keep_their_own_groups(tmp_path: Path) -> None:
     recipe = recipes.load("int4-compact")
     assert {key: scheme.label for key, scheme in recipe.outer.items()} == {
-        "head": "int8 sym g64", "embedding": "int4 sym g32"
+        "head": "int8 sym g64", "time": "int8 sym g64", "embedding": "int4 sym g32"
     }  # fmt: skip
     other = recipe.with_group(128)
     assert (other.scheme.group_size, other.outer) == (128, recipe.outer)

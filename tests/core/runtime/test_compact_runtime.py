@@ -33,6 +33,10 @@ symmetric = true
 bits = 4
 group = 32
 symmetric = true
+[time]
+bits = 8
+group = 64
+symmetric = true
 """
 HEAD, EMBEDDING = "language_model.lm_head", "language_model.model.embed_tokens"
 
@@ -48,6 +52,9 @@ def small(tiny_world: Any, tiny_checkpoint: Path, tmp_path_factory: pytest.TempP
     return done
 
 
+TIMES = torch.tensor([0.1, 0.5, 1.0])
+
+
 def logits(pipeline: Any) -> torch.Tensor:
     image = Image.linear_gradient("L").convert("RGB")
     found = teacher_forced(pipeline, [image], "What is it?", "Look.", [5, 9, 30, 7], "image_256res")
@@ -57,8 +64,17 @@ def logits(pipeline: Any) -> torch.Tensor:
 def test_it_is_smaller_and_every_tensor_is_accounted_for(small: dict[str, Any], tiny_world: Any) -> None:
     portable = tiny_world.variants["int4-minmax"]
     assert small["size_bytes"] < portable["size_bytes"] - 1024 * 64 * 2 * 2 * 0.55
-    assert small["tensors"]["quantized"] == 44
+    assert small["tensors"]["quantized"] == 46
     assert small["tensors"]["read"] == sum(small["tensors"][key] for key in ("quantized", "folded", "passed"))
+
+
+def test_flow_times_are_embedded_by_what_is_stored(small: dict[str, Any], tiny_pipeline: Any) -> None:
+    embedder = load_model(Path(small["path"]), "cpu", torch.float32).model.time_embedder
+    for name in ("mlp.0", "mlp.2"):
+        module = embedder.get_submodule(name)
+        assert isinstance(module, QuantizedLinear) and module.scheme.label == "int8 sym g64"
+    mine, plain = embedder(TIMES), tiny_pipeline.model.time_embedder(TIMES)
+    assert 1e-4 < float((mine - plain).norm() / plain.norm()) < 0.02
 
 
 def test_what_runs_is_what_is_stored(small: dict[str, Any], tiny_checkpoint: Path) -> None:
