@@ -54,8 +54,6 @@ def _attend(qkv, q_weight, k_weight, cos, sin, keys, values, slot_at, sums, stat
     head = tl.program_id(1)
     D: tl.constexpr = 2 * HALF
     kind: tl.constexpr = qkv.dtype.element_ty
-    if CHAINED:
-        tl.extra.cuda.gdc_launch_dependents()
     slot = tl.load(slot_at).to(tl.int32)
     used, span = _programs(slot, SPLITS, TILE)
     if split > used:
@@ -76,6 +74,7 @@ def _attend(qkv, q_weight, k_weight, cos, sin, keys, values, slot_at, sums, stat
     kw1, kw2 = tl.load(k_weight + lane).to(tl.float32), tl.load(k_weight + HALF + lane).to(tl.float32)
     if CHAINED:
         tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
 
     group = tl.arange(0, ROWS)
     member = (group < GROUP)[:, None]
@@ -120,14 +119,13 @@ def _add_up(sums, stats, slot_at, out, HEADS: tl.constexpr, D: tl.constexpr, TIL
             SPLITS: tl.constexpr, CHAINED: tl.constexpr):  # fmt: skip
     """Add the parts of one query head; grid (HEADS,)."""
     head = tl.program_id(0)
-    if CHAINED:
-        tl.extra.cuda.gdc_launch_dependents()
     used, _ = _programs(tl.load(slot_at).to(tl.int32), SPLITS, TILE)
     part = tl.arange(0, SPLITS)
     wide = tl.arange(0, D)
     at = head * SPLITS + part
     if CHAINED:
         tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     peak = tl.load(stats + at, mask=part <= used, other=float("-inf"))
     weight = tl.load(stats + HEADS * SPLITS + at, mask=part <= used, other=0.0)
     total = tl.load(sums + at[:, None] * D + wide[None, :], mask=(part <= used)[:, None], other=0.0)

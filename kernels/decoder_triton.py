@@ -20,7 +20,8 @@ def chain(x: Tensor) -> dict[str, bool]:
     """Launch options of a kernel with a constant CHAINED that starts early and waits itself for what it reads.
 
     For the short kernels of a decode step, whose launches take as long as their work. Such a kernel calls
-    ``gdc_wait`` before it reads what the launch before it wrote, and before it writes anything.
+    ``gdc_wait`` before it reads what the launch before it wrote, and before it writes anything. It lets the next
+    one start only after that: programs of kernels further ahead would sit where those due now have to run.
     """
     early = x.is_cuda and _overlaps(x.device)
     return {"CHAINED": True, "launch_pdl": True} if early else {"CHAINED": False}
@@ -34,8 +35,8 @@ def _add_rms_norm(x, delta, weight, out, stride_x, stride_d, stride_o, eps, D: t
     inside = column < D
     w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
     if CHAINED:
-        tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     value = tl.load(x + row * stride_x + column, mask=inside, other=0.0).to(tl.float32)
     kind = out.dtype.element_ty
     if ADD:

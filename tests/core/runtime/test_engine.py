@@ -54,6 +54,18 @@ def test_scoring_after_decoding_leaves_the_cache_alone(
 
 
 @torch.inference_mode()
+def test_decoding_ends_where_the_cache_does(fast: Pipeline) -> None:
+    """A step is launched ahead of the one that is read, but none behind the last row."""
+    assert fast.engine is not None
+    cache = fast.engine.new_cache(10)
+    cache.advance(cache.capacity - 3)
+    steps = list(fast.engine.decode(cache, 1, 7, len(fast.tokenizer)))
+    assert len(steps) == 3 and cache.length == cache.capacity
+    assert [token for token, _ in steps] == [int(logits.argmax()) for _, logits in steps]
+    assert list(fast.engine.decode(cache, 1, 7, len(fast.tokenizer))) == []
+
+
+@torch.inference_mode()
 def test_both_velocities_in_one_pass(fast: Pipeline, tiny_pipeline: Any) -> None:
     reader = drawing(tiny_pipeline, CAPTION, 96, 128)
     assert fast.engine is not None
