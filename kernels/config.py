@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 FOLDER = Path(__file__).parent / "tuned"
 
-Kernel = Literal["matmul", "expand"]
+Kernel = Literal["matmul", "hopper", "expand"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,9 @@ class Config:
 
     ``matmul``: ``block_m`` x ``block_n`` outputs a program, K divided among ``splits`` programs and, inside
     one, taken ``blocks`` blocks at a time; ``ahead`` blocks are asked for before the previous kernel has ended,
-    where the device can. ``expand``: ``chunk`` weight rows (0: all of them) at a time are decoded
-    into scratch memory and multiplied by the vendor's library.
+    where the device can. ``hopper``: ``hopper_matmul`` with such tiles, K in at most two parts. ``expand``:
+    ``chunk`` weight rows (0: all of them) at a time are decoded into scratch memory and multiplied by the
+    vendor's library.
     """
 
     kernel: Kernel
@@ -44,6 +45,8 @@ class Config:
         """For tables, for example ``matmul 16x64x1 w4 s4 k2 a16``."""
         if self.kernel == "expand":
             return f"expand {self.chunk or 'all'}"
+        if self.kernel == "hopper":
+            return f"hopper {self.block_m}x{self.block_n} w{self.warps} s{self.stages} k{self.splits}"
         shape = f"{self.block_m}x{self.block_n}x{self.blocks}"
         return f"{self.kernel} {shape} w{self.warps} s{self.stages} k{self.splits} a{self.ahead}"
 

@@ -13,6 +13,7 @@ from kernels.config import Config
 from kernels.decode import INT4, NVFP4, NVFP4_REST
 from kernels.decoder_ops import swiglu
 from kernels.expand import expand
+from kernels.hopper import fits, launch_hopper
 from kernels.matmul import matmul
 from kernels.tiles import BLOCK, TICKETS, TiledWeight
 
@@ -62,11 +63,13 @@ def launch(
     width = n // 2 if gated else n
     if out is None:
         out = torch.empty(m, width, dtype=x.dtype, device=x.device)
-    if config.kernel == "expand":
-        if not gated:
-            return _through_scratch(x, weight, bias, config, out)
-        both = torch.empty(m, n, dtype=x.dtype, device=x.device)
-        return swiglu(_through_scratch(x, weight, bias, config, both), out)
+    if config.kernel != "matmul":
+        if gated:
+            both = torch.empty(m, n, dtype=x.dtype, device=x.device)
+            return swiglu(launch(x, weight, bias, config, out=both), out)
+        if config.kernel == "hopper" and fits(x, out):
+            return launch_hopper(x, weight, bias, config, out)
+        return _through_scratch(x, weight, bias, config, out)
     tiles = triton.cdiv(width, config.block_n // 2) if gated else triton.cdiv(n, config.block_n)
     programs = tiles * triton.cdiv(m, config.block_m)
     splits = config.splits if programs <= TICKETS else 1
@@ -107,11 +110,14 @@ def launch(
 def decode_rows(weight: TiledWeight, first: int, count: int, like: Tensor) -> Tensor:
     """Rows ``first`` .. ``first + count`` in ``like``'s dtype; NVFP4 without what is left to the sum."""
     out = torch.empty(count, weight.columns, dtype=like.dtype, device=like.device)
-    rows = 64 if like.is_cuda else 16
-    grid = (triton.cdiv(count, rows), triton.cdiv(weight.columns, BLOCK))
+    rows = 32 if like.is_cuda else 16
+    grid = (triton.cdiv(weight.columns, BLOCK), triton.cdiv(count, rows))
+    constants = _constants(weight, like) | {"CHAINED": _overlaps(like.device)}
+    if _overlaps(like.device):
+        constants["launch_pdl"] = True
     expand[grid](
         weight.codes, weight.scales, out, first, count, weight.rows, weight.columns,
-        **_constants(weight, like), BLOCK_N=rows, num_warps=4,
+        **constants, BLOCK_N=rows, num_warps=4,
     )  # fmt: skip
     return out
 

@@ -1,0 +1,104 @@
+"""Run ``hopper_matmul``: what it needs of tensors and device, and its launch; needs Triton."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+import triton
+from torch import Tensor
+
+from kernels.config import Config
+from kernels.decode import INT4, NVFP4, NVFP4_REST
+from kernels.tiles import BLOCK, TICKETS, TiledWeight
+
+# Rows of activations, rows of weight, warps, stages of a tile.
+TILES = (
+    (128, 256, 8, 3),
+    (128, 128, 8, 4),
+    (128, 128, 4, 4),
+    (64, 128, 4, 4),
+    (64, 128, 8, 4),
+    (128, 64, 4, 4),
+    (64, 64, 4, 4),
+)
+
+
+@cache
+def available(device: torch.device) -> bool:
+    """Whether ``device`` has the matrix instruction that the kernel is written for."""
+    return (
+        device.type == "cuda"
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability(device) == (9, 0)
+    )
+
+
+def _aligned(x: Tensor) -> bool:
+    """Whether the copy engine can address the rows of ``x``: all at multiples of 16 bytes."""
+    return x.data_ptr() % 16 == 0 and x.stride(0) * x.element_size() % 16 == 0
+
+
+def fits(x: Tensor, out: Tensor) -> bool:
+    """Whether the kernel can read ``x`` and write ``out`` where they are."""
+    return available(x.device) and _aligned(x) and _aligned(out)
+
+
+def candidates(m: int, rows: int, processors: int, device: torch.device) -> Iterator[Config]:
+    """Configurations worth timing for ``m`` rows of activations and ``rows`` of a weight."""
+    if not available(device):
+        return
+    for block_m, block_n, warps, stages in TILES:
+        tiles = triton.cdiv(m, block_m) * triton.cdiv(rows, block_n)
+        if 2 * tiles >= processors // 2:
+            yield Config("hopper", block_m, block_n, 1, warps, stages, 1, 0)
+        if processors // 2 <= 2 * tiles <= processors:
+            yield Config("hopper", block_m, block_n, 1, warps, stages, 2, 0)
+
+
+def launch_hopper(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: Config, out: Tensor) -> Tensor:
+    """``out = x W^T + bias``; arguments as ``kernels.launch.launch``, ``x`` and ``out`` such that they ``fits``."""
+    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+    from kernels.hopper_matmul import SHARED_CODES, SHARED_SCALES, SHARED_X, hopper_matmul
+
+    m, n, k = x.shape[0], weight.rows, weight.columns
+    block_m, block_n = config.block_m, config.block_n
+    tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n)
+    splits = 2 if config.splits > 1 and tiles <= TICKETS and k > BLOCK else 1
+    # An argument that the configuration leaves unread still needs a pointer.
+    partial = weight.tickets
+    if splits == 2:
+        partial = torch.empty(tiles * 2 * block_n * block_m, dtype=torch.float32, device=x.device)
+    integers = weight.factors is None
+    processors = torch.cuda.get_device_properties(x.device).multi_processor_count
+    # A program takes nearly all registers of a multiprocessor, so there is one on each, for all tiles in turn.
+    programs = min(tiles * splits, processors)
+    hopper_matmul[(programs,)](
+        TensorDescriptor(x, [m, k], [x.stride(0), 1], [block_m, BLOCK], SHARED_X.value),
+        TensorDescriptor(
+            weight.codes, [weight.codes.numel() // 16, 16], [16, 1], [block_n, 16], SHARED_CODES.value
+        ),
+        TensorDescriptor(weight.scales, [weight.scales.numel()], [1], [block_n], SHARED_SCALES.value),
+        TensorDescriptor(out, [m, n], [out.stride(0), 1], [block_m, block_n], SHARED_X.value),
+        weight.scales if integers else weight.factors,
+        x if bias is None else bias,
+        partial,
+        weight.tickets,
+        m,
+        n,
+        k,
+        splits,
+        GROUP=weight.group,
+        FORMAT=INT4 if integers else NVFP4,
+        REST=1.0 if integers else NVFP4_REST[str(x.dtype).removeprefix("torch.")],
+        BIAS=bias is not None,
+        SPLIT=splits == 2,
+        BLOCK_M=block_m,
+        BLOCK_N=block_n,
+        STAGES=config.stages,
+        num_warps=config.warps,
+        launch_pdl=True,
+    )
+    return out
