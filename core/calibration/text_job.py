@@ -14,6 +14,7 @@ from core.calibration.record import CalibrationRecord
 from core.calibration.statistics import Statistics
 from core.checkpoints.describe import CheckpointInfo
 from core.errors import UsageError
+from core.evaluation.prose import documents_of
 from core.files import sha256_text
 from core.jobs.context import JobContext
 from core.runtime.causal_lm import load_text_model
@@ -36,8 +37,9 @@ def run_texts(info: CheckpointInfo, spec: dict[str, Any], context: JobContext) -
             f"{info.name}: is no Lance and is calibrated on {texts.TASK}, not on {', '.join(tasks)}"
         )
     seed, count = int(spec.get("seed") or 0), int(spec.get("samples") or texts.DEFAULT_SEQUENCES)
+    rows = int(spec.get("rows") or texts.ROWS)
     source = Path(spec["suite"]).expanduser() if spec.get("suite") else texts.SHIPPED
-    documents = texts.read_documents(source)
+    documents = documents_of(source)
     device = pick_device(str(spec.get("device") or "auto"))
     dtype = pick_dtype(str(spec.get("dtype") or "auto"), device)
     model = load_text_model(info.path, device, dtype)
@@ -65,7 +67,7 @@ def run_texts(info: CheckpointInfo, spec: dict[str, Any], context: JobContext) -
     context.log(f"{name}: {len(chosen)} sequences of {source.name}, {total:,} tokens, on {device}")
     if len(chosen) < count:
         context.log(f"{source.name} has no more: {count} sequences were asked for")
-    statistics = Statistics(texts.ROWS, seed, data)
+    statistics = Statistics(rows, seed, data)
     texts.collect_texts(
         model,
         chosen,
@@ -80,7 +82,7 @@ def run_texts(info: CheckpointInfo, spec: dict[str, Any], context: JobContext) -
         samples=[f"{texts.TASK}/{piece.key}" for piece in chosen],
         data_fingerprint=data,
         seed=seed,
-        rows_per_bucket=texts.ROWS,
+        rows_per_bucket=rows,
         dtype=str(dtype).removeprefix("torch."),
         tokens={linear: statistics.tokens.get(linear, {}) for linear in model.structure.target_linears()},
         timesteps={},

@@ -1,12 +1,11 @@
 """Calibrating a causal LM on running text: documents cut into sequences, run through the model under observation.
 
-A file of texts is ``.jsonl`` (a string, or an object with ``text``, on every line) or plain text, whose documents are
-divided by form feeds. Without one, the text that comes with the workbench is read (``texts/README.md``).
+What a file of texts is, ``core.evaluation.prose`` says. The text that comes with the workbench for it
+(``texts/README.md``) is another than the one that is evaluated.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from torch import Tensor
 
 from core.calibration.observers import LinearHooks
 from core.calibration.statistics import Statistics
-from core.errors import DataError
 from core.files import sha256_text
 from core.huggingface.loading import CausalLM
 from core.lance.roles import Role
@@ -42,39 +40,6 @@ class Piece:
 
     key: str
     tokens: list[int]
-
-
-def read_documents(path: Path) -> list[str]:
-    """The documents of a file, in order.
-
-    Raises:
-        DataError: it cannot be read, or holds no words; a line of JSON that is no text is named.
-    """
-    try:
-        content = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file in UTF-8 (byte {error.start}); convert it") from error
-    if path.suffix == ".jsonl":
-        documents = [_line(path, n, line) for n, line in enumerate(content.split("\n"), 1) if line.strip()]
-    else:
-        documents = [part.strip() for part in content.split("\f")]
-    found = [document for document in documents if document.strip()]
-    if not found:
-        raise DataError(f"{path}: holds no words, wanted texts to calibrate on")
-    return found
-
-
-def _line(path: Path, number: int, line: str) -> str:
-    try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{path}: line {number} is no JSON ({error})") from error
-    text = entry.get("text") if isinstance(entry, dict) else entry
-    if not isinstance(text, str):
-        raise DataError(f'{path}: line {number} is no text, wanted a string or {{"text": ...}}')
-    return text
 
 
 def pieces(model: CausalLM, documents: Sequence[str], count: int, seed: int) -> list[Piece]:

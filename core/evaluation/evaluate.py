@@ -14,10 +14,11 @@ from core.evaluation.baseline import BF16, Baseline, run_folder
 from core.evaluation.drawings import DrawingExaminer
 from core.evaluation.overlap import contents
 from core.evaluation.perplexity import CONTEXT, TextExaminer
-from core.evaluation.readers import LanceReader
+from core.evaluation.readers import reader_of
 from core.evaluation.subject import Subject
 from core.evaluation.suites import ANSWERING, Sample, Settings, Suite
 from core.files import sha256_text
+from core.huggingface.loading import CausalLM
 from core.lance.loading import Pipeline
 from core.runtime import Enforcement
 from core.store import Store, manifest
@@ -53,7 +54,7 @@ def spec_hash(evaluation: dict[str, Any]) -> str:
 
 def evaluate(
     store: Store,
-    pipeline: Pipeline,
+    pipeline: Pipeline | CausalLM,
     subject: Subject,
     suite: Suite,
     settings: Settings | None,
@@ -79,8 +80,9 @@ def evaluate(
     keep = subject.recipe == BF16 and baseline is None
     examiner: Examiner
     if settings is None:
-        examiner = TextExaminer(LanceReader(pipeline), pipeline.folder, baseline, keep=keep)
+        examiner = TextExaminer(reader_of(pipeline), pipeline.folder, baseline, keep=keep)
     else:
+        assert isinstance(pipeline, Pipeline), "a causal LM is evaluated on running text alone"
         make = AnswerExaminer if suite.task in ANSWERING else DrawingExaminer
         examiner = make(pipeline, settings, store, baseline, keep=keep)
     started = time.monotonic()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from core.checkpoints.describe import family_of
 from core.errors import UsageError
 from core.evaluation import baseline as baselines
 from core.evaluation import suites
@@ -15,9 +16,11 @@ from core.evaluation.answers import check_resolution
 from core.evaluation.baseline import Baseline
 from core.evaluation.drawings import sampling
 from core.evaluation.evaluate import describe_evaluation, evaluate, spec_hash
+from core.evaluation.fit import check_samples, check_task
 from core.evaluation.subject import Subject, open_subjects
 from core.evaluation.suites import Settings, Suite
 from core.runtime import enforcement, load_model, pick_device, pick_dtype
+from core.runtime.causal_lm import load_text_model
 
 if TYPE_CHECKING:
     from core.jobs.context import JobContext
@@ -67,17 +70,26 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     for name in spec["suites"]:
         limit = spec.get("limit")
         suite = suites.load(name, limit.get(name) if isinstance(limit, dict) else limit)
+        if info.family == "huggingface" and suite.task != suites.PERPLEXITY:
+            raise UsageError(
+                f"{info.name}: is no Lance and is evaluated on running text: wanted {suites.PROSE} or "
+                f"{suites.PROSE}:FILE, {name} is of the task {suite.task}"
+            )
         settings = None
         if suite.task != suites.PERPLEXITY:
             own = {"resolution": spec.get("resolution")}
             settings = Settings.combine(info.defaults, suite.settings, own)
             check_resolution(settings.resolution)
             sampling(settings)
+            check_task(info.path, suite.task, settings)
         evaluation = describe_evaluation(
             suite, settings, source, str(device), str(dtype).removeprefix("torch.")
         )
         plans.append(_Plan(suite, settings, evaluation, _baseline(spec, context, source, suite, evaluation)))
     lacking = [plan for plan in plans if plan.baseline is None] if _wants_baseline(spec, subject) else []
+    _check_memory(subject, plans, device, dtype)
+    if lacking:
+        _check_memory(source, lacking, device, dtype)
     progress = _Progress(context, sum(len(plan.suite.samples) for plan in plans + lacking))
     made = []
     if lacking:
@@ -91,6 +103,12 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
             made.append(run_id)
             plan.baseline = Baseline(store, store.run(run_id))
     return {"runs": _run_all(context, subject, plans, device, dtype, progress), "baselines": made}
+
+
+def _check_memory(subject: Subject, plans: list[_Plan], device: torch.device, dtype: torch.dtype) -> None:
+    samples = [(each, plan.settings) for plan in plans if plan.settings for each in plan.suite.samples]
+    if samples:
+        check_samples(subject.path, samples, device, dtype)
 
 
 def _wants_baseline(spec: dict[str, Any], subject: Subject) -> bool:
@@ -119,7 +137,8 @@ def _run_all(
 ) -> list[int]:
     """Load ``subject`` once and run every plan on it; the ids of the runs. The model is gone afterwards."""
     context.log(f"loading {subject.name} on {device} as {str(dtype).removeprefix('torch.')}")
-    pipeline = load_model(subject.path, device, dtype)
+    load = load_text_model if family_of(subject.path) == "huggingface" else load_model
+    pipeline = load(subject.path, device, dtype)
     running = enforcement(pipeline)
     ids = []
     for plan in plans:

@@ -1,11 +1,12 @@
 """Running text as a suite: what a model's perplexity is measured on.
 
-A text file is one document, or several divided by form feeds. The suite ``text`` comes with the
-workbench, ``text:FILE`` is that of a user's file.
+A text file is one document, or several divided by form feeds; a file of JSON lines has one a line. The suite ``text``
+comes with the workbench, ``text:FILE`` is that of a user's file.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,10 +41,24 @@ def perplexity(row: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def read(path: Path, name: str | None = None) -> Suite:
-    """The suite in a text file, a sample for each document.
+    """The suite in a file of texts, a sample for each document.
 
     Raises:
-        DataError: it cannot be read, is no UTF-8, or holds no words.
+        DataError: as ``documents_of``.
+    """
+    samples = tuple(
+        Sample(key=f"{number:03d}", task=PERPLEXITY, prompt=document)
+        for number, document in enumerate(documents_of(path), 1)
+    )
+    return Suite(name or path.stem, PERPLEXITY, samples, {}, path)
+
+
+def documents_of(path: Path) -> list[str]:
+    """The documents of a file of texts, in order: divided by form feeds, or one a line of JSON lines (``.jsonl``), a
+    string or an object with ``text``.
+
+    Raises:
+        DataError: it cannot be read, is no UTF-8, or holds no words; a line of JSON that is no text is named.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -51,11 +66,22 @@ def read(path: Path, name: str | None = None) -> Suite:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file in UTF-8 (byte {error.start}); convert it") from error
-    documents = [document.strip() for document in text.split(_DIVIDER) if document.strip()]
+    if path.suffix == ".jsonl":
+        parts = [_line(path, n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    else:
+        parts = text.split(_DIVIDER)
+    documents = [part.strip() for part in parts if part.strip()]
     if not documents:
         raise DataError(f"{path}: holds no words, wanted running text")
-    samples = tuple(
-        Sample(key=f"{number:03d}", task=PERPLEXITY, prompt=document)
-        for number, document in enumerate(documents, 1)
-    )
-    return Suite(name or path.stem, PERPLEXITY, samples, {}, path)
+    return documents
+
+
+def _line(path: Path, number: int, line: str) -> str:
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{path}: line {number} is no JSON ({error})") from error
+    text = entry.get("text") if isinstance(entry, dict) else entry
+    if not isinstance(text, str):
+        raise DataError(f'{path}: line {number} is no text, wanted a string or {{"text": ...}}')
+    return text

@@ -7,10 +7,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from core.evaluation.perplexity import CONTEXT
+from core.evaluation.perplexity import CONTEXT, Reader
+from core.huggingface.loading import CausalLM
 from core.lance.decoder import Routing
 from core.lance.loading import Pipeline
 from core.lance.roles import Role
+
+
+def reader_of(model: Pipeline | CausalLM) -> Reader:
+    """What reads text through ``model``."""
+    return CausalReader(model) if isinstance(model, CausalLM) else LanceReader(model)
+
+
+class CausalReader:
+    """A causal LM, in windows of as many tokens as it has positions, and no more than ``CONTEXT``."""
+
+    def __init__(self, model: CausalLM) -> None:
+        self.context = min(CONTEXT, model.positions)
+        self.encode = model.encode
+        self.logits = model.logits
 
 
 class LanceReader:

@@ -22,7 +22,7 @@ from workbench.cli.session import Session, json_option, print_table
     metavar="NAME|FILE",
     help="A suite by name, or a JSON or JSON lines file in Lance's own format; text (which comes with the workbench) "
     "or text:FILE measures the perplexity of running text. May be given several times. Without it, all suites of "
-    "Lance's tasks that come with the workbench.",
+    "Lance's tasks that come with the workbench, and of a causal LM the text.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many samples of each suite.")
 @click.option(
@@ -59,11 +59,12 @@ def command(
     from core.evaluation.subject import open_subjects
 
     session: Session = ctx.obj
-    names = [_absolute(name) for name in suites or known.names()]
+    _, _, info = open_subjects(checkpoint, session.open(create=True))
+    usual = [known.PROSE] if info.family == "huggingface" else known.names()
+    names = [_absolute(name) for name in suites or usual]
     # Looked at here too, so that a mistyped name is an answer and not a failed job.
     for name in names:
         known.load(name, limit)
-    open_subjects(checkpoint, session.open(create=True))
     spec: dict[str, Any] = {
         "checkpoint": _absolute(checkpoint),
         "suites": names,
