@@ -19,6 +19,7 @@ KINDS: dict[str, str] = {
     "calibrate": "core.calibration.job:run",
     "quantize": "core.quantization.job:run",
     "evaluate": "core.evaluation.job:run",
+    "bench": "core.runtime.bench_job:run",
 }
 
 HANDLERS_VARIABLE = "LANCE_WORKBENCH_HANDLERS"
@@ -64,5 +65,10 @@ def what(kind: str, spec: Mapping[str, Any]) -> str:
         f"g{group}" if group else "",
         " ".join(spec.get("tasks") or ()) if kind == "calibrate" else "",
         " ".join(spec.get("suites") or ()),
+        *(
+            [" ".join(spec.get("what") or ()), " ".join(spec.get("checkpoints") or ())]
+            if kind == "bench"
+            else ()
+        ),
     ]
     return " · ".join(part for part in parts if part)

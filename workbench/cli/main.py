@@ -22,6 +22,7 @@ NOUNS: dict[str, str] = {
     "evaluate": "Run a checkpoint or variant over suites.",
     "compare": "Compare evaluations sample by sample.",
     "generate": "Ask about pictures and clips of yours; draw, film or edit.",
+    "bench": "Measure speed and memory; show and export the figures.",
     "runs": "List, show, tag and export runs.",
     "jobs": "List, follow, cancel and retry jobs.",
     "doctor": "Check the installation, the machine and the database.",
