@@ -24,10 +24,10 @@ class Config:
     """One way to run a quantized linear.
 
     ``matmul``: ``block_m`` x ``block_n`` outputs a program, K divided among ``splits`` programs and, inside
-    one, taken ``blocks`` blocks at a time; ``ahead`` blocks are asked for before the previous kernel has ended,
-    where the device can. ``hopper``: ``hopper_matmul`` with such tiles, K in at most two parts. ``expand``:
-    ``chunk`` weight rows (0: all of them) at a time are decoded into scratch memory and multiplied by the
-    vendor's library.
+    one, taken ``blocks`` blocks at a time. With ``ahead`` a number it starts before the previous kernel has
+    ended, where the device can, and asks for that many blocks of weights meanwhile. ``hopper``:
+    ``hopper_matmul`` with such tiles, K in at most two parts. ``expand``: ``chunk`` weight rows (0: all of them)
+    at a time are decoded into scratch memory and multiplied by the vendor's library.
     """
 
     kernel: Kernel
@@ -37,7 +37,7 @@ class Config:
     warps: int = 4
     stages: int = 4
     splits: int = 1
-    ahead: int = 16
+    ahead: int | None = None
     chunk: int = 0
 
     @property
@@ -48,7 +48,8 @@ class Config:
         if self.kernel == "hopper":
             return f"hopper {self.block_m}x{self.block_n} w{self.warps} s{self.stages} k{self.splits}"
         shape = f"{self.block_m}x{self.block_n}x{self.blocks}"
-        return f"{self.kernel} {shape} w{self.warps} s{self.stages} k{self.splits} a{self.ahead}"
+        ahead = "" if self.ahead is None else f" a{self.ahead}"
+        return f"{self.kernel} {shape} w{self.warps} s{self.stages} k{self.splits}{ahead}"
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""

@@ -24,7 +24,7 @@ def _rest(weight: TiledWeight, dtype: torch.dtype) -> float:
 
 
 @cache
-def _overlaps(device: torch.device) -> bool:
+def overlaps(device: torch.device) -> bool:
     """Whether ``device`` can start a kernel while the one before it still runs."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
@@ -86,6 +86,7 @@ def launch(
         partial,
         weight.tickets,
     )
+    early = config.ahead is not None and overlaps(x.device)
     constants = _constants(weight, x, config.blocks) | {
         "REST": _rest(weight, x.dtype),
         "BIAS": bias is not None,
@@ -95,14 +96,14 @@ def launch(
         "BLOCK_N": config.block_n,
         "BLOCKS": config.blocks,
         "STAGES": config.stages,
-        "OVERLAP": _overlaps(x.device),
+        "OVERLAP": early,
         "THREADS": 32 * config.warps,
         "num_warps": config.warps,
     }
-    if _overlaps(x.device):
+    if early:
         constants["launch_pdl"] = True
     matmul[(programs, splits)](
-        *tensors, m, n, weight.columns, splits, config.ahead, x.stride(0), out.stride(0), **constants
+        *tensors, m, n, weight.columns, splits, config.ahead or 0, x.stride(0), out.stride(0), **constants
     )
     return out
 
@@ -112,8 +113,8 @@ def decode_rows(weight: TiledWeight, first: int, count: int, like: Tensor) -> Te
     out = torch.empty(count, weight.columns, dtype=like.dtype, device=like.device)
     rows = 32 if like.is_cuda else 16
     grid = (triton.cdiv(weight.columns, BLOCK), triton.cdiv(count, rows))
-    constants = _constants(weight, like) | {"CHAINED": _overlaps(like.device)}
-    if _overlaps(like.device):
+    constants = _constants(weight, like) | {"CHAINED": overlaps(like.device)}
+    if overlaps(like.device):
         constants["launch_pdl"] = True
     expand[grid](
         weight.codes, weight.scales, out, first, count, weight.rows, weight.columns,

@@ -10,7 +10,7 @@ import argparse
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kernels.config import Config, Entry, read_tuned, tuned_file, tuned_text
 from kernels.hopper import candidates as hopper_candidates
-from kernels.launch import launch
+from kernels.launch import launch, overlaps
 from kernels.tiles import BLOCK
 from kernels.timing import ROWS, SHAPES, compare, copies_of, microseconds, random_rows, random_tiles
 
@@ -48,7 +48,6 @@ SPLITS = (1, 2, 3, 4, 6, 8)
 FINALISTS = 4
 """Configurations of a case that are timed a second time, beside each other and with more or less asked for ahead."""
 
-
 AHEAD_BYTES = 12 * 2**20
 """Weights that all programs together ask for ahead, about: a quarter of an H100's L2 cache."""
 
@@ -64,10 +63,11 @@ def kinds(m: int) -> Iterator[Config]:
 
 def candidates(m: int, rows: int, columns: int, processors: int) -> Iterator[Config]:
     """Configurations worth timing for ``m`` rows and a weight [``rows``, ``columns``]."""
+    device = torch.device("cuda", torch.cuda.current_device())
     if m >= 256:
         for parts in (1, 2, 4) if rows > 8192 else (1,):
             yield Config("expand", chunk=0 if parts == 1 else -(-rows // parts // 256) * 256)
-        yield from hopper_candidates(m, rows, processors, torch.device("cuda", torch.cuda.current_device()))
+        yield from hopper_candidates(m, rows, processors, device)
     if m > 2304:
         return
     for config in kinds(m):
@@ -79,13 +79,21 @@ def candidates(m: int, rows: int, columns: int, processors: int) -> Iterator[Con
         full = {max((s for s in possible if programs * s <= processors * n), default=1) for n in (1, 2, 4, 8)}
         for splits in sorted(full):
             if programs * splits * 2 > processors or splits == max(possible):
-                yield replace(config, splits=splits, ahead=_ahead(config, programs * splits, steps // splits))
+                some = replace(config, splits=splits)
+                yield some
+                if overlaps(device):
+                    yield replace(some, ahead=_ahead(config, programs * splits, steps // splits))
 
 
 def _ahead(config: Config, programs: int, steps: int) -> int:
     """Blocks to ask for ahead: a power of two that keeps within ``AHEAD_BYTES`` and a program's share."""
     most = AHEAD_BYTES // (programs * config.block_n * 64)
     return 1 << min(max(most, 1), steps * config.blocks).bit_length() - 1
+
+
+def _nearby(ahead: int | None) -> Sequence[int | None]:
+    """``ahead`` itself, nothing, half and double of it."""
+    return [None] if ahead is None else sorted({0, ahead // 2, ahead, 2 * ahead})
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,11 @@ def compile_all(formats: list[str], cases: list[Case]) -> list[str]:
     processors = torch.cuda.get_device_properties(0).multi_processor_count
     # In how many parts and how much is asked for ahead is no matter of compilation.
     wanted = {
-        (replace(config, splits=min(config.splits, 2), ahead=0), case.gated, case.even(config))
+        (
+            replace(config, splits=min(config.splits, 2), ahead=config.ahead and 1),
+            case.gated,
+            case.even(config),
+        )
         for case in cases
         for m in case.ms
         for config in candidates(m, case.rows, case.columns, processors)
@@ -164,10 +176,7 @@ def tune_case(format: str, case: Case, report: list[tuple[int, str, float]]) -> 
         if not found:
             continue
         best = [config for _, config in sorted(found, key=lambda pair: pair[0])[:FINALISTS]]
-        final = [replace(c, ahead=a) for c in best for a in {0, c.ahead // 2, c.ahead, 2 * c.ahead}]
-        final = list(
-            dict.fromkeys(c if c.kernel == "matmul" else replace(c, ahead=best[0].ahead) for c in final)
-        )
+        final = [replace(config, ahead=ahead) for config in best for ahead in _nearby(config.ahead)]
         times = compare([calls(config) for config in final], 11)
         report += [(m, f"{config.label} again", taken) for config, taken in zip(final, times, strict=True)]
         taken, config = min(zip(times, final, strict=True), key=lambda pair: pair[0])

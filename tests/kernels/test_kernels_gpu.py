@@ -74,8 +74,9 @@ def test_shapes_that_fill_no_whole_tile(dtype: torch.dtype, weight: StoredWeight
         Config("matmul", 8, 16, 1, 1, 4, 2),
         Config("matmul", 8, 32, 1, 2, 4, 5),
         Config("matmul", 8, 128, 1, 8, 4),
-        Config("matmul", 8, 16, 4, 4, 3),
+        Config("matmul", 8, 16, 4, 4, 3, ahead=100),
         Config("matmul", 8, 32, 4, 8, 3, 2),
+        Config("matmul", 8, 16, 16, 16, 2),
         Config("matmul", 16, 16, 8, 8, 2, ahead=0),
         Config("matmul", 64, 64, 2, 8, 2, 3, ahead=2),
         Config("matmul", 16, 64, 1, 4, 5, 8),
@@ -153,10 +154,10 @@ def test_a_captured_graph_splits_k_again_at_every_replay() -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        Config("matmul", 8, 16, 4, 4, 3),
-        Config("matmul", 8, 32, 1, 2, 4, 4),
-        Config("matmul", 16, 64, 1, 4, 3, 8),
-        Config("matmul", 64, 64, 1, 4, 3, 3),
+        Config("matmul", 8, 16, 4, 4, 3, ahead=16),
+        Config("matmul", 8, 32, 1, 2, 4, 4, ahead=2),
+        Config("matmul", 16, 64, 1, 4, 3, 8, ahead=0),
+        Config("matmul", 64, 64, 1, 4, 3, 3, ahead=4),
     ],
     ids=lambda config: config.label.replace(" ", "-"),
 )
