@@ -15,12 +15,11 @@ from core.checkpoints.describe import CheckpointInfo
 from core.evaluation.answers import check_resolution
 from core.evaluation.drawings import sampling
 from core.evaluation.extent import extent
+from core.evaluation.fit import check_task
 from core.evaluation.footprint import Footprint, footprint
 from core.evaluation.overlap import Evaluated
-from core.evaluation.suites import DEFAULT_TASKS, TEXT, Settings
-from core.lance.buckets import check_frames
+from core.evaluation.suites import DEFAULT_TASKS, Settings
 from core.lance.loading import load_tokenizer
-from core.lance.requests import check_checkpoint
 from core.runtime.device import pick_device, pick_dtype
 from core.runtime.memory import free_bytes
 from core.store import Store
@@ -81,9 +80,8 @@ def make_plan(spec: dict[str, Any], info: CheckpointInfo, store: Store | None) -
     """
     chosen = samples_of(spec, info, store)
     settings = settings_of(spec, info, chosen)
-    for task in settings:
-        if task != TEXT:
-            check_checkpoint(info.path, task)
+    for task, found in settings.items():
+        check_task(info.path, task, found)
     device = pick_device(str(spec.get("device") or "auto"))
     dtype = pick_dtype(str(spec.get("dtype") or "auto"), device)
     rows = int(spec.get("rows") or DEFAULT_ROWS)
@@ -139,8 +137,6 @@ def settings_of(spec: dict[str, Any], info: CheckpointInfo, chosen: SampleSet) -
         found[task] = Settings.combine(info.defaults, chosen.settings.get(task, {}), override)
         check_resolution(found[task].resolution)
         sampling(found[task])
-        if task in ("t2v", "i2v"):
-            check_frames(found[task].num_frames, task)
     return found
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from core.checkpoints.describe import describe
 from core.checkpoints.resolve import resolve
 from core.evaluation.drawings import sampling
-from core.evaluation.suites import Settings
+from core.evaluation.fit import check_samples
+from core.evaluation.suites import Sample, Settings
+from core.evaluation.visuals import ClipFile, PictureFile
 from core.lance import tasks
 from core.lance.generation import MAX_NEW_TOKENS, Answer
 from core.lance.loading import Pipeline
@@ -85,12 +87,11 @@ class Session:
         self.say = say
 
     def _load(self) -> tuple[Pipeline, str]:
-        check_memory(self.info, self.device, self.dtype)
         self.say(f"loading {self.info.name} on {self.device}")
         pipeline = load_model(self.info.path, self.device, self.dtype)
         return pipeline, enforcement(pipeline).kernel_path
 
-    def _read(self, asked: Asked) -> tuple[Request, Sampling]:
+    def _read(self, asked: Asked) -> tuple[Request, Sampling, Settings]:
         """Check everything that can be checked without the model, and read the files."""
         check_inputs(
             asked.task,
@@ -107,6 +108,7 @@ class Session:
             "resolution": asked.resolution,
             "height": asked.height,
             "width": asked.width,
+            "num_frames": asked.frames,
             "num_steps": asked.steps,
             "timestep_shift": asked.shift,
             "cfg_text_scale": asked.cfg,
@@ -128,7 +130,7 @@ class Session:
             asked.frames,
             asked.seed,
         )
-        return request, sampler
+        return request, sampler, settings
 
     def run(self, asked: Asked) -> Result:
         """Do what is asked; a picture or clip is written to ``asked.out``.
@@ -138,9 +140,11 @@ class Session:
                 ending.
             DataError: a picture or video is missing or none.
             CheckpointError: a checkpoint not made for the task, or a damaged one.
-            WorkbenchError: not enough memory for the weights; nothing was loaded.
+            WorkbenchError: not enough memory; nothing was loaded.
         """
-        request, sampler = self._read(asked)
+        request, sampler, settings = self._read(asked)
+        check_memory(self.info, self.device, self.dtype)
+        check_samples(self.info.path, [(_sample(asked), settings)], self.device, self.dtype)
         pipeline, kernel_path = self._load()
         teller = _Teller(self.say, sampler)
         started = time.perf_counter()
@@ -166,6 +170,20 @@ class Session:
             dtype=str(self.dtype).removeprefix("torch."),
             kernel_path=kernel_path,
         )
+
+
+def _sample(asked: Asked) -> Sample:
+    """What is asked as a sample, to tell what it takes."""
+    asks = asked.task in UNDERSTANDING_TASKS
+    return Sample(
+        key="",
+        task=asked.task,
+        question=asked.prompt if asks else "",
+        instruction=asked.instruction or "",
+        pictures=tuple(PictureFile(path) for path in asked.images),
+        prompt="" if asks else asked.prompt,
+        clips=tuple(ClipFile(path) for path in asked.videos),
+    )
 
 
 class _Teller:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from core.errors import Cancelled, CheckpointError, DataError, UsageError
+from core.demo import SUITES
+from core.errors import Cancelled, CheckpointError, DataError, UsageError, WorkbenchError
 from core.evaluation import comparison, job, report
 from core.evaluation.image_scores import PSNR_CEILING
 from core.lance.generation import Understanding
+from core.lance.requests import POSITION_TABLE
 from core.quantization import job as quantize_job
 from core.store import Store, manifest
 
@@ -267,6 +272,57 @@ def test_an_unknown_resolution_is_told_before_loading(
     monkeypatch.setattr(job, "load_model", lambda *given: pytest.fail("loaded"))
     with pytest.raises(UsageError, match="image_1res: no such resolution; known are image_256res"):
         job.run(_spec(brief_checkpoint, suites[0], resolution="image_1res"), Context(store))  # type: ignore[arg-type]
+
+
+def test_what_does_not_fit_is_told_before_loading(
+    store: Store, brief_checkpoint: Path, suites: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "load_model", lambda *given: pytest.fail("loaded"))
+    monkeypatch.setattr("core.runtime.memory.free_bytes", lambda device: 1_000_000)
+    with pytest.raises(WorkbenchError, match=r"lance-tiny: this takes about .* of cpu in float32 \(weights"):
+        job.run(_spec(brief_checkpoint, *suites), Context(store))  # type: ignore[arg-type]
+    assert store.count_runs() == 0
+
+
+def test_a_video_suite_wants_a_video_checkpoint(
+    store: Store, brief_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "load_model", lambda *given: pytest.fail("loaded"))
+    folder = tmp_path / "Lance_Image"
+    shutil.copytree(brief_checkpoint, folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {POSITION_TABLE: torch.zeros(4096, 1)}, folder / "model.safetensors")
+    for name in ("demo-t2v", "demo-i2v", "demo-video-edit", "demo-x2t-video"):
+        with pytest.raises(CheckpointError, match="Lance_Image: an image checkpoint"):
+            job.run(_spec(folder, name), Context(store))  # type: ignore[arg-type]
+
+
+def test_every_task_is_scored_against_bf16(
+    store: Store, brief_checkpoint: Path, variant: Path, tmp_path: Path
+) -> None:
+    """The drawn suites, cut to one sample and one step, on a model that was trained for nothing."""
+    names = []
+    for name in ("demo-x2t-video", "demo-t2v", "demo-i2v", "demo-image-edit", "demo-video-edit"):
+        content = json.loads((SUITES / f"{name}.json").read_text())
+        content["settings"] |= {"num_steps": 1} if "x2t" not in name else {"max_new_tokens": 4}
+        content["samples"] = content["samples"][:1]
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        names.append(str(tmp_path / f"{name}.json"))
+    result = job.run(_spec(variant, *names), Context(store))  # type: ignore[arg-type]
+    runs = [store.run(run_id) for run_id in result["runs"]]
+    assert [run["task"] for run in runs] == ["x2t_video", "t2v", "i2v", "image_edit", "video_edit"]
+    assert runs[0]["kl"] > 0 and runs[0]["exact"] in (0.0, 1.0) and runs[0]["truth"] is None
+    for run, baseline in zip(runs[1:], result["baselines"][1:], strict=True):
+        assert run["velocity"] > 1e-3 and 0 < run["psnr"] < PSNR_CEILING, run["task"]
+        compared = comparison.compare(store, baseline, run["id"])
+        assert compared.scores["psnr"] == pytest.approx(run["psnr"])
+        assert f"was not trained for {run['task']}" in report.markdown(compared)
+    shown = {run["task"]: Image.open(io.BytesIO(store.media(store.outputs(run["id"])[0]["output_media"])))
+             for run in runs[1:]}  # fmt: skip
+    assert shown["t2v"].size == (5 * 96, 96), "five frames beside each other"
+    assert shown["image_edit"].size == (256, 256)
+    inputs = {run["task"]: store.outputs(run["id"])[0]["input_media"] for run in runs}
+    assert [task for task, media in inputs.items() if media is None] == ["t2v"]
 
 
 def test_lances_six_samples_are_evaluated_unchanged(

@@ -56,6 +56,21 @@ def test_what_does_not_fit_is_not_loaded(tiny_checkpoint: Path, monkeypatch: pyt
         session.run(Asked("t2i", "a cube", out=Path("a.png"), height=32, width=32))
 
 
+def test_what_a_run_adds_to_the_weights_is_told_before_loading_too(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights fit; the target of 121 frames does not."""
+    info = describe(tiny_checkpoint)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 20 * memory.weight_bytes(info, torch.float32))
+    monkeypatch.setattr("core.evaluation.single.load_model", lambda *_: pytest.fail("loaded"))
+    session = Session(str(tiny_checkpoint), None, "cpu", "float32", lambda text: None)
+    with pytest.raises(
+        WorkbenchError,
+        match=r"lance-tiny: this takes about .* of cpu in float32 \(weights .*ask for a smaller",
+    ):
+        session.run(Asked("t2v", "a cube", out=Path("a.mp4"), height=512, width=512, frames=121))
+
+
 def test_the_machines_memory_is_read() -> None:
     free = memory.free_bytes(torch.device("cpu"))
     assert free is None or 1 << 20 < free < math.inf
