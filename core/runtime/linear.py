@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from core.errors import CheckpointError, UsageError
 from core.quantization.scheme import Scheme
+from kernels import cpu_int4
 from kernels import linear as kernel
+from kernels.cpu_int4 import CpuInt4Weight
 from kernels.int8 import Int8Weight
 from kernels.nvfp4 import dequantize_nvfp4
 from kernels.packing import packed_words
@@ -27,6 +29,10 @@ class LaidOut:
 
     weight: TiledWeight
     first: int
+
+
+def _rows(x: Tensor) -> int:
+    return x.numel() // x.shape[-1]
 
 
 class QuantizedLinear(nn.Module):
@@ -64,6 +70,8 @@ class QuantizedLinear(nn.Module):
         """The dequantized weight, if ``hold`` was called."""
         self.laid_out: LaidOut | None = None
         """Where the weight is instead of in the buffers, after ``adopt``."""
+        self.for_cpu: CpuInt4Weight | None = None
+        """The weight for torch's four-bit product, beside the buffers, after ``pack_for_cpu``."""
         stored = {name: buffer.nbytes for name, buffer in self.named_buffers() if name != "bias"}
         self.stored_names, self.stored_bytes = tuple(stored), sum(stored.values())
         """What the weight came from the files as."""
@@ -126,11 +134,19 @@ class QuantizedLinear(nn.Module):
         if isinstance(prepared, TiledWeight):
             self.adopt(prepared)
 
+    def pack_for_cpu(self) -> None:
+        """Keep the weight for torch's four-bit product too, where that can read it: what few rows of bfloat16 take."""
+        stored = self.stored()
+        if isinstance(stored, Int4Weight) and cpu_int4.unsupported(stored) is None:
+            self.for_cpu = cpu_int4.pack(stored)
+
     @property
     def path(self) -> str:
         """Name of the implementation that runs, for records."""
         if self.laid_out is not None:
             return kernel.path(self.laid_out.weight)
+        if self.for_cpu is not None:
+            return "torch-int4:cpu"
         if self.held is not None:
             return f"{kernel.REFERENCE}:{self.held.device.type}:held"
         stored = self.stored()
@@ -149,6 +165,7 @@ class QuantizedLinear(nn.Module):
             super()._apply(fn, recurse)
             return self
         scale, global_scale = self.weight_scale, self.weight_global_scale
+        self.for_cpu = None
         super()._apply(fn, recurse)
         # From the scales as they were: a cast to a narrower dtype and back would have changed them.
         self.weight_scale = scale.to(self.weight_scale.device)
@@ -191,6 +208,8 @@ class QuantizedLinear(nn.Module):
         if self.laid_out is not None:
             weight, first = self.laid_out.weight, self.laid_out.first
             return kernel.linear_rows(x, weight, first, self.out_features, self.bias)
+        if self.for_cpu is not None and x.dtype == torch.bfloat16 and _rows(x) <= cpu_int4.MOST_ROWS:
+            return cpu_int4.linear(x, self.for_cpu, self.bias)
         if self.scheme.bits == 8:
             stored = self.stored()
             if stored is not None:

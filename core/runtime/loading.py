@@ -96,9 +96,12 @@ def settle(model: nn.Module, place: torch.device, dtype: torch.dtype) -> None:
     """Let a loaded model's quantized linears keep their weights in the form that runs fastest on ``place``."""
     quantized = [m for m in model.modules() if isinstance(m, QuantizedLinear)]
     weights = sum(m.in_features * m.out_features for m in quantized) * dtype.itemsize
-    if place.type == "cpu" and weights <= HOLD_LIMIT:
+    if place.type == "cpu":
         for module in quantized:
-            module.hold(dtype)
+            if weights <= HOLD_LIMIT:
+                module.hold(dtype)
+            elif dtype == torch.bfloat16:
+                module.pack_for_cpu()
     if place.type != "cpu":
         for module in quantized:
             module.lay_out()

@@ -46,6 +46,8 @@ def held_bytes(model: nn.Module) -> int:
         if isinstance(module, QuantizedLinear):
             if module.held is not None:
                 tensors.append(module.held)
+            if module.for_cpu is not None:
+                tensors += [module.for_cpu.packed, module.for_cpu.factors]
             if module.laid_out is not None:
                 weight = module.laid_out.weight
                 tensors += [weight.codes, weight.scales, weight.tickets]

@@ -71,6 +71,19 @@ def test_held_and_unpacked_weights_give_the_same_answers(variant: Path) -> None:
     assert enforcement(pipeline).kernel_path == "torch-reference:cpu"
 
 
+def test_weights_too_large_to_hold_run_in_torchs_four_bit_product(
+    variant: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = load_model(variant, "cpu", torch.bfloat16)
+    monkeypatch.setattr("core.runtime.loading.HOLD_LIMIT", 0)
+    packed = load_model(variant, "cpu", torch.bfloat16)
+    found = enforcement(packed)
+    assert found.kernel_path == "torch-int4:cpu" and found.bytes_held == found.bytes_stored
+    ours, theirs = (logits(pipeline)[:, :1022].float() for pipeline in (packed, held))
+    assert float((ours - theirs).norm() / theirs.norm()) < 0.03
+    assert enforcement(load_model(variant, "cpu", torch.float32)).kernel_path == "torch-reference:cpu"
+
+
 def test_the_runtime_equals_the_model_with_the_dequantized_weights(
     variant: Path, tiny_checkpoint: Path
 ) -> None:
