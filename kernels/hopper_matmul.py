@@ -138,7 +138,7 @@ def _consume(
             tile = item // splits
             inner = gl.arange(0, BLOCK_N, OUT_ROWS)[:, None] * BLOCK_M
             inner += gl.arange(0, BLOCK_M, gl.SliceLayout(0, MMA))[None, :]
-            base = partial_ptr + tile.to(gl.int64) * 2 * SIZE
+            base = partial_ptr + gl.cast(tile, gl.int64) * 2 * SIZE
             gl.store(base + item % splits * SIZE + inner, total)
             # Every thread's part must be on its way before the one thread that draws the ticket releases it.
             _barrier()
@@ -176,7 +176,6 @@ def hopper_matmul(
     ``out_desc`` [M, N]; ``factor_ptr``, REST and BIAS as in ``matmul``; SPLITS is 2 if SPLIT, else 1, and then
     ``partial_ptr`` is float32 [tiles, 2, BLOCK_N, BLOCK_M] and ``ticket_ptr`` a zero per tile before and after.
     """
-    tl.extra.cuda.gdc_launch_dependents()
     DTYPE: gl.constexpr = out_desc.dtype
     WORDS: gl.constexpr = 128 // (GROUP if FORMAT == INT4 else 64)
     x_s = gl.allocate_shared_memory(DTYPE, [STAGES, BLOCK_M, 128], SHARED_X)
@@ -194,6 +193,8 @@ def hopper_matmul(
     steps = gl.cdiv(K, 128)
     share = gl.cdiv(steps, SPLITS)
     tl.extra.cuda.gdc_wait()
+    # Only now, so that no kernel behind sits where one before this has yet to run.
+    tl.extra.cuda.gdc_launch_dependents()
     gl.warp_specialize(
         [
             (_consume, (out_desc, factor_ptr, bias_ptr, partial_ptr, ticket_ptr, x_s, codes_s, scales_s, out_s, ready,

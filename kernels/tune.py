@@ -1,17 +1,15 @@
 """Find the fastest configuration for each format, shape and number of rows: ``python -m kernels.tune``.
 
-Every candidate is compiled first, in as many processes as there are cores; then each is timed. The results are
-written after every shape, so a run that is cut short leaves what it found.
+Every candidate is compiled first and its result checked, in as many processes as there are cores; then those that
+are right are timed. The results are written after every shape, so a run that is cut short leaves what it found.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +22,7 @@ from kernels.hopper import candidates as hopper_candidates
 from kernels.launch import launch, overlaps
 from kernels.tiles import BLOCK
 from kernels.timing import ROWS, SHAPES, compare, copies_of, microseconds, random_rows, random_tiles
+from kernels.trial import attempt, failures
 
 # Rows of a tile of activations to (rows of weight, blocks, warps, stages); what does not fit the device's shared
 # memory fails to compile and drops out.
@@ -111,46 +110,40 @@ class Case:
         return self.columns % (BLOCK * config.blocks) == 0
 
 
-def _compile(job: tuple[str, Config, bool, bool]) -> str | None:
-    """Run ``config`` once on a small weight, in a process of its own; the error's first line if it fails."""
-    format, config, gated, even = job  # noqa: A001
-    columns = 1024 if even else 896
-    weight = random_tiles(format, 512, columns, 1)[0]
-    try:
-        launch(random_rows(config.block_m, columns), weight, None, config, gated)
-        torch.cuda.synchronize()
-    except Exception as error:
-        return f"{config.label}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-    return None
+def _tried(config: Config) -> Config:
+    """What stands for ``config`` at its trial: in how many parts and how much ahead is no matter of compilation."""
+    return replace(config, splits=min(config.splits, 2), ahead=config.ahead and 1)
 
 
-def compile_all(formats: list[str], cases: list[Case]) -> list[str]:
-    """Fill Triton's cache with every kernel that ``cases`` can ask for; the errors of those that failed."""
+def try_all(formats: list[str], cases: list[Case]) -> dict[tuple[str, Config, bool, bool], str]:
+    """Fill Triton's cache with every kernel that ``cases`` can ask for; what is wrong with those that fail."""
     processors = torch.cuda.get_device_properties(0).multi_processor_count
-    # In how many parts and how much is asked for ahead is no matter of compilation.
     wanted = {
-        (
-            replace(config, splits=min(config.splits, 2), ahead=config.ahead and 1),
-            case.gated,
-            case.even(config),
-        )
+        (_tried(config), case.gated, case.even(config))
         for case in cases
         for m in case.ms
         for config in candidates(m, case.rows, case.columns, processors)
         if not case.gated or _can_gate(config)
     }
     jobs = [(format, *what) for format in formats for what in wanted]  # noqa: A001
-    workers = min(len(jobs), os.cpu_count() or 1)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        return [error for error in pool.map(_compile, jobs, chunksize=2) if error is not None]
+    workers = os.cpu_count() or 1
+    return failures(attempt, jobs, workers, 60 + 20 * len(jobs) / workers)
 
 
 def _can_gate(config: Config) -> bool:
     return config.kernel == "matmul" and config.splits == 1
 
 
-def tune_case(format: str, case: Case, report: list[tuple[int, str, float]]) -> list[Entry]:  # noqa: A002
-    """The fastest configuration for each number of rows; ``report`` receives (m, label, microseconds) of all."""
+def tune_case(
+    format: str,  # noqa: A002
+    case: Case,
+    failed: Collection[tuple[str, Config, bool, bool]],
+    report: list[tuple[int, str, float]],
+) -> list[Entry]:
+    """The fastest configuration for each number of rows, leaving out what ``failed`` in ``try_all``.
+
+    ``report`` receives (m, label, microseconds) of all.
+    """
     rows, columns = case.rows, case.columns
     weights = random_tiles(format, rows, columns, 2)
     weights = random_tiles(format, rows, columns, copies_of(weights[0].nbytes))
@@ -165,6 +158,8 @@ def tune_case(format: str, case: Case, report: list[tuple[int, str, float]]) -> 
         found: list[tuple[float, Config]] = []
         for config in candidates(m, rows, columns, processors):
             if case.gated and not _can_gate(config):
+                continue
+            if (format, _tried(config), case.gated, case.even(config)) in failed:
                 continue
             try:
                 taken = microseconds(calls(config), 5)
@@ -201,9 +196,10 @@ def tune(
     name = torch.cuda.get_device_name()
     cases = [Case(key, *shape, ms, False) for key, shape in SHAPES.items()]
     cases.append(Case("gate_up gated", *SHAPES["gate_up"], tuple(m for m in ms if m <= 16), True))
-    for error in compile_all(formats, cases):
-        print(f"does not compile: {error}", flush=True)
-    print(f"compiled in {time.monotonic() - begin:.0f} s", flush=True)
+    failed = try_all(formats, cases)
+    for (format, config, _, _), reason in failed.items():  # noqa: A001
+        print(f"left out: {format} {config.label}: {reason}", flush=True)
+    print(f"compiled and checked in {time.monotonic() - begin:.0f} s", flush=True)
     held = list(read_tuned(output))
     entries: list[Entry] = []
     reports: dict[str, list[tuple[int, str, float]]] = {}
@@ -212,7 +208,7 @@ def tune(
             if time.monotonic() - begin > seconds:
                 print(f"out of time before {format} {case.name}", flush=True)
                 return entries, reports
-            found = tune_case(format, case, reports.setdefault(f"{format} {case.name}", []))
+            found = tune_case(format, case, failed, reports.setdefault(f"{format} {case.name}", []))
             entries += found
             held = [entry for entry in held if not _covers(format, case, entry)] + found
             output.write_text(tuned_text(name, held, versions))
