@@ -1,13 +1,16 @@
 """Which kernel runs, with which block sizes: results of tuning as data, by device, and a rule where there are none.
 
 ``tuned/<device>.json`` holds the fastest configuration found on that device for each weight format, shape and
-number of rows M. It is read at the first use and never written while a model runs.
+number of rows M; the user's cache holds the same for devices that are not shipped. It is read at the first use and
+never written while a model runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import re
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -15,6 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 FOLDER = Path(__file__).parent / "tuned"
+
+HOPPER = "NVIDIA H100 80GB HBM3"
+"""The device that is shipped for its kind."""
 
 Kernel = Literal["matmul", "hopper", "expand"]
 
@@ -129,9 +135,31 @@ def rule(rows: int, columns: int, m: int, processors: int) -> Config:
     return Config("matmul", block_m, block_n, 1, 4 if block_m < 64 else 8, 4 if block_m < 128 else 3, splits)
 
 
+def user_folder() -> Path:
+    """Where the results for devices that are not shipped are kept: the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "lance-workbench" / "tuned"
+
+
+def known(device: str) -> tuple[Entry, ...]:
+    """What was found on ``device`` itself, shipped or in the user's cache; none if neither can be read."""
+    for folder in (FOLDER, user_folder()):
+        # A cache may be of another version, or half a file.
+        with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
+            if found := read_tuned(tuned_file(device, folder)):
+                return found
+    return ()
+
+
+def nearest_device(device: str) -> str | None:
+    """A shipped device that ``device`` is like, so that its results serve until there are its own."""
+    return HOPPER if re.search(r"\bG?H(20|100|200|800)\b", device) else None
+
+
 @cache
 def _entries(device: str) -> tuple[Entry, ...]:
-    return read_tuned(tuned_file(device))
+    like = nearest_device(device)
+    return known(device) or (known(like) if like else ())
 
 
 @cache

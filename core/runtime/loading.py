@@ -16,6 +16,7 @@ from core.runtime.check import enforcement, variant_schemes
 from core.runtime.embedding import QuantizedEmbedding
 from core.runtime.engine import Engine, accelerated
 from core.runtime.linear import QuantizedLinear
+from core.runtime.tuning import tune_in_background
 
 HOLD_LIMIT = 1 << 30
 """On a CPU, dequantized weights are kept beside the packed ones up to this many bytes: the reference path
@@ -107,3 +108,5 @@ def settle(model: nn.Module, place: torch.device, dtype: torch.dtype) -> None:
             module.lay_out()
     if place.type == "cuda":
         torch.cuda.empty_cache()  # of the stored weights, each in pieces of its own
+        if quantized:
+            tune_in_background(place)
