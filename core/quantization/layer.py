@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.checkpoints.source import not_finite
 from core.errors import CheckpointError
 from core.formats.compressed_tensors import to_tensors
 from core.quantization.awq import Choice, search
@@ -80,7 +81,7 @@ def store_plain(name: str, tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point():
         return tensor
     cast = tensor.to(STORED)
-    if not bool(cast.isfinite().all()):
+    if not_finite(cast):
         raise CheckpointError(f"{name} {list(tensor.shape)} holds values beyond the range of bfloat16")
     return cast
 

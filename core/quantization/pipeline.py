@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from core.checkpoints.layout import Layout
-from core.checkpoints.source import TensorSource
+from core.checkpoints.source import PIECE, TensorSource
 from core.errors import CheckpointError
-from core.formats.compressed_tensors import to_tensors
+from core.formats.compressed_tensors import SHAPE, to_tensors
 from core.quantization import widths
 from core.quantization.gptq import MATRICES
 from core.quantization.groups import Structure
@@ -145,7 +145,7 @@ def plan(source: TensorSource, layout: Layout, recipe: Recipe, max_shard_bytes: 
         linears=len(targets),
         size_bytes=sum(stored.values()) + sum(plain.values()),
         bits_per_weight=8 * sum(packed.values()) / elements,
-        device_peak_bytes=3 * per_expert + moments,
+        device_peak_bytes=4 * per_expert + moments,
         host_peak_bytes=2 * layer + max_shard_bytes,
     )
 
@@ -218,9 +218,7 @@ def quantize(
         if module not in outer:
             hand_on({name: store_plain(name, tensor)})
             return False
-        rounding = Rounding(outer[module], True, False, STORED)
-        rounded = round_blindly([tensor.to(device, torch.float32)], rounding)
-        hand_on(to_tensors(module, rounded.weights[0]))
+        hand_on(round_in_pieces(module, tensor, outer[module], device))
         return True
 
     for name in source.keys():  # noqa: SIM118
@@ -241,6 +239,26 @@ def quantize(
         )
     progress(total, total, "")
     return accounting
+
+
+def round_in_pieces(module: str, weight: Tensor, scheme: Scheme, device: torch.device) -> Unit:
+    """The stored tensors of a module outside the layers, its rows rounded some at a time: a vocabulary's are many.
+
+    Args:
+        module: its name.
+        weight: [N, K], as read.
+        scheme: integers, whose rows have nothing in common.
+        device: where to compute.
+    """
+    rounding = Rounding(scheme, searched=True, weighed=False, scale_dtype=STORED)
+    # Zeros of 32 rows fill whole words at any width.
+    rows = max(32, PIECE // weight.shape[1] // 32 * 32)
+    parts = [
+        to_tensors(module, round_blindly([piece.to(device).float()], rounding).weights[0])
+        for piece in weight.split(rows)
+    ]
+    shape = {f"{module}.{SHAPE}": torch.tensor(weight.shape, dtype=torch.int64)}
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0] if key not in shape} | shape
 
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
