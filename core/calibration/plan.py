@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from core.calibration.predict import Prediction, predict
-from core.calibration.samples import MIXED, SampleSet, sample_set
+from core.calibration.samples import DEFAULT_SAMPLES, MIXED, SampleSet, sample_set
 from core.calibration.statistics import DEFAULT_ROWS
 from core.checkpoints.describe import CheckpointInfo
 from core.evaluation.answers import check_resolution
@@ -23,9 +23,6 @@ from core.lance.loading import load_tokenizer
 from core.runtime.device import pick_device, pick_dtype
 from core.runtime.memory import free_bytes
 from core.store import Store
-
-DEFAULT_SAMPLES = 16
-"""Samples of each task, if the spec does not say."""
 
 OPTIONS = ("resolution", "height", "width", "num_frames", "num_steps", "max_new_tokens")
 """Settings that a spec may override; they bound tokens, and so memory."""

@@ -21,6 +21,9 @@ from core.lance.prompts import INSTRUCTION_IMAGE, INSTRUCTION_VIDEO
 MIXED = "mixed"
 """Asked for like a task: forward passes that each pack one sample of every other task into one sequence."""
 
+DEFAULT_SAMPLES = 16
+"""Samples of each task, if nothing else is asked for."""
+
 DRAWN_FROM = 10**12
 """First seed of drawn calibration samples, out of reach of the seeds that training and suites draw from."""
 
@@ -184,8 +187,9 @@ def sample_set(
                 f"{checkpoint}: calibrate it on samples of its own kind: give --suite FILE of {task}, a JSON file in "
                 "Lance's format"
             )
+    most = max(map(len, samples.values()))
     ordered = tuple(sample for task in wanted for sample in samples.pop(task, []))
-    return SampleSet(ordered, settings, count if MIXED in tasks else 0, tuple(twice))
+    return SampleSet(ordered, settings, most if MIXED in tasks else 0, tuple(twice))
 
 
 def _drawn_settings(task: str) -> dict[str, Any]:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from core.calibration.record import CalibrationRecord, coverage, find_calibration, load_record, too_few
+from core.calibration.samples import DEFAULT_SAMPLES, MIXED, sample_set
+from core.checkpoints.describe import CheckpointInfo, describe
 from core.checkpoints.resolve import resolve
 from core.errors import UsageError
 from core.evaluation import suites
+from core.store import Store
 from workbench.cli.launch import detach_option, run_job
 from workbench.cli.session import Session, json_option, print_fields, print_json, print_table
 
-_TASKS = ",".join(suites.DEFAULT_TASKS)
+_TASKS = (*suites.TASKS, MIXED)
+_DEFAULT = ",".join(suites.DEFAULT_TASKS)
+_ROLES = ("text", "vit", "answer", "clean", "noisy")
 
 
 @click.group()
@@ -27,15 +33,24 @@ def command() -> None:
 @click.option("--name", help="What to call it; made from checkpoint, tasks, samples and seed if not given.")
 @click.option(
     "--tasks",
-    default=_TASKS,
-    show_default=True,
     metavar="TASK,…",
-    help="On which tasks; with --suite, the suite's.",
+    help=f"On which of {', '.join(_TASKS)}; all for all of them. mixed packs a sample of each into one sequence. "
+    f"By default {_DEFAULT}, or with --suite the suites' own.",
 )
 @click.option(
-    "--samples", default=16, show_default=True, type=click.IntRange(1), help="Samples of each task."
+    "--samples",
+    type=click.IntRange(1),
+    help="Samples of each task, by default 16; of a causal LM sequences of text, by default 128.",
 )
-@click.option("--suite", help="A suite's name, or a JSON file in Lance's format, to take the samples from.")
+@click.option(
+    "--suite",
+    "files",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="A suite's name, or a JSON or JSON lines file in Lance's format, or a .txt file with a question a line, to "
+    "take the samples from; may be given several times.",
+)
+@click.option("--force", is_flag=True, help="Take samples that are evaluated on too; the record names them.")
 @click.option(
     "--seed",
     default=0,
@@ -43,48 +58,107 @@ def command() -> None:
     type=click.IntRange(0),
     help="Chooses drawn samples and kept rows.",
 )
-@click.option("--resolution", help="Size preset of pictures looked at, for example image_256res.")
+@click.option("--resolution", help="Size preset of pictures and clips looked at, for example image_256res.")
+@click.option("--height", type=click.IntRange(1), help="t2i, t2v: pixels; the checkpoint's by default.")
+@click.option("--width", type=click.IntRange(1), help="t2i, t2v: pixels; the checkpoint's by default.")
+@click.option("--frames", "num_frames", type=click.IntRange(1), help="t2v, i2v: frames, at most 121.")
+@click.option(
+    "--steps", "num_steps", type=click.IntRange(1), help="Sampler steps; the whole schedule is seen."
+)
+@click.option("--max-new-tokens", type=click.IntRange(1, 256), help="Answers end here at the latest.")
+@click.option(
+    "--rows", type=click.IntRange(1), help="Rows kept of each input, task and role; fewer take less memory."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, bfloat16 or float32.")
+@click.option("--dry-run", is_flag=True, help="Tell tokens and memory, and do nothing.")
 @detach_option
 @json_option
 @click.pass_context
 def run(
     ctx: click.Context,
+    /,
     checkpoint: str,
     name: str | None,
-    tasks: str,
-    samples: int,
-    suite: str | None,
-    seed: int,
-    resolution: str | None,
-    device: str,
-    dtype: str,
+    tasks: str | None,
+    files: tuple[str, ...],
+    dry_run: bool,
     detach: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Run samples through a checkpoint and keep statistics of what every target linear sees."""
     _check_name(name)
     folder = Path(checkpoint).expanduser()
-    resolve(checkpoint, ctx.obj.open(create=True))
-    chosen = [task.strip() for task in tasks.split(",") if task.strip()]
-    if suite is not None:
-        found = suites.load(suite)
-        suite = suite if suite in suites.names() else str(Path(suite).expanduser().resolve())
-        if tasks == _TASKS:
-            chosen = [found.task]
+    store = ctx.obj.open(create=True)
+    info = describe(resolve(checkpoint, store))
     spec: dict[str, Any] = {
         "checkpoint": str(folder.resolve()) if folder.is_dir() else checkpoint,
         "name": name,
-        "tasks": chosen,
-        "samples": samples,
-        "suite": suite,
-        "seed": seed,
-        "resolution": resolution,
-        "device": device,
-        "dtype": dtype,
+        "tasks": [task.strip() for task in (tasks or "").split(",") if task.strip()] or None,
+        "suites": [
+            each if each in suites.names() else str(Path(each).expanduser().resolve()) for each in files
+        ],
+        **options,
     }
+    if info.family == "huggingface":
+        if dry_run or len(files) > 1:
+            raise UsageError(f"{info.name} is no Lance: give one file of texts at most, and no --dry-run")
+        run_job(ctx, "calibrate", spec | {"suite": next(iter(spec.pop("suites")), None)}, detach, as_json)
+        return
+    if tasks == "all":
+        spec["tasks"] = list(_TASKS)
+    elif tasks is None and files:
+        spec["tasks"] = list(dict.fromkeys(suites.load(each).task for each in spec["suites"]))
+    _check_samples(spec, info, store)
+    if dry_run:
+        _foretell(spec, info, store, as_json)
+        return
     run_job(ctx, "calibrate", spec, detach, as_json)
+
+
+def _check_samples(spec: dict[str, Any], info: CheckpointInfo, store: Store) -> None:
+    """Find the samples here too, so that a mistake is an answer and not a failed job."""
+    from core.evaluation.overlap import Evaluated
+
+    sample_set(
+        info.name,
+        spec["tasks"] or list(suites.DEFAULT_TASKS),
+        spec["samples"] or DEFAULT_SAMPLES,
+        spec["suites"],
+        spec["seed"],
+        evaluated=Evaluated(store),
+        force=spec["force"],
+    )
+
+
+def _foretell(spec: dict[str, Any], info: CheckpointInfo, store: Store, as_json: bool) -> None:
+    from core.calibration.plan import make_plan  # imports torch
+    from core.evaluation.footprint import gigabytes
+
+    told = make_plan(spec, info, store).summary()
+    if as_json:
+        print_json(told)
+        return
+    _print_roles(told["tokens"])
+    click.echo()
+    sizes = {f"{part} memory": gigabytes(size) for part, size in told["memory"].items()}
+    sizes |= {"peak on " + told["device"]: gigabytes(told["device_bytes"])}
+    if told["device"] != "cpu":
+        sizes["peak on the host"] = gigabytes(told["host_bytes"])
+    if told["free_bytes"] is not None:
+        sizes["free on " + told["device"]] = gigabytes(told["free_bytes"])
+    print_fields(sizes)
+
+
+def _print_roles(tokens: Mapping[str, Mapping[str, int]]) -> None:
+    """Tokens by task and role."""
+    roles = [role for role in _ROLES if any(role in counts for counts in tokens.values())]
+    print_table(
+        ["tokens", *roles],
+        [[task, *(str(counts.get(role, "")) for role in roles)] for task, counts in tokens.items()],
+        roles,
+    )
 
 
 @command.command("merge")
@@ -135,26 +209,42 @@ def show(session: Session, calibration: str | None, min_tokens: int, as_json: bo
                 "settings": record.settings,
                 "timesteps": record.timesteps,
                 "merged_from": record.merged_from,
+                "evaluated": record.evaluated,
+                "roles": record.by_role(),
                 "coverage": {row.linear: row.buckets for row in table},
                 "too_few": [row.linear for row in thin],
             }
         )
         return
     print_fields(_summary(folder, record))
+    if record.evaluated:
+        click.echo(f"evaluated on too, which was forced: {', '.join(record.evaluated)}")
     click.echo()
-    buckets = sorted({bucket for row in table for bucket in row.buckets})
+    _print_roles(record.by_role())
+    click.echo()
+    by_linear = [(row, _by_role(row.buckets)) for row in table]
+    roles = [role for role in _ROLES if any(role in counts for _, counts in by_linear)]
     print_table(
-        ["linear", *buckets, "tokens"],
+        ["linear", *roles, "tokens"],
         [
             [
                 row.linear.removeprefix("language_model.model."),
-                *(str(row.buckets.get(bucket, 0)) for bucket in buckets),
+                *(str(counts.get(role, 0)) for role in roles),
                 str(row.tokens) + (" too few" if row in thin else ""),
             ]
-            for row in table
+            for row, counts in by_linear
         ],
-        [*buckets, "tokens"],
+        [*roles, "tokens"],
     )
+
+
+def _by_role(buckets: Mapping[str, int]) -> dict[str, int]:
+    """Tokens of all tasks together, by role."""
+    found: dict[str, int] = {}
+    for bucket, count in buckets.items():
+        role = bucket.rpartition("/")[2]
+        found[role] = found.get(role, 0) + count
+    return found
 
 
 def _summary(folder: Path, record: CalibrationRecord) -> dict[str, Any]:
