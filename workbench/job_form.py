@@ -142,10 +142,14 @@ def _check_calibration(store: Store, values: Mapping[str, str]) -> None:
 
 
 def _check_tasks(text: str) -> None:
+    from core.calibration.samples import MIXED
+    from core.evaluation import suites
+
+    known = (*suites.TASKS, MIXED)
     if not text.split():
-        raise UsageError(f"calibrate on: empty, wanted some of {', '.join(TASKS)}")
+        raise UsageError(f"calibrate on: empty, wanted some of {', '.join(known)}")
     for task in text.split():
-        _one_of("calibrate on", task, TASKS)
+        _one_of("calibrate on", task, known)
 
 
 def _check_suites(text: str) -> None:
