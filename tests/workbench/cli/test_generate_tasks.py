@@ -26,6 +26,12 @@ def files(tmp_path_factory: pytest.TempPathFactory, golden: Path) -> Path:
     Image.new("RGB", (64, 48), "red").save(folder / "red.png")
     Image.new("RGB", (1, 10_000), "red").save(folder / "sliver.png")
     (folder / "note.mp4").write_text("not a video")
+    with av.open(str(folder / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(numpy.zeros((1, 1024), numpy.float32), "fltp", "mono")
+        sound.sample_rate = 16000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode())
     with av.open(str(folder / "clip.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(12))
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
@@ -102,6 +108,8 @@ def test_questions(task: str, option: str, file: str, run: Run, files: Path) -> 
         (["--task", "t2v", "--out", "a.mp4", "--checkpoint", "lance-random-tiny"], 1, "an image checkpoint"),
         (["--task", "x2t_video", "--video", "note.mp4"], 1, "note.mp4: not a video that can be read"),
         (["--task", "x2t_video", "--video", "gone.mp4"], 1, "gone.mp4: no such video"),
+        (["--task", "video_edit", "--video", "sound.mp4", "--out", "a.mp4"], 1, "sound.mp4: holds no video frames"),
+        (["--task", "t2v", "--prompt", "a<|endoftext|>", "--out", "a.mp4"], 2, "the prompt holds <|endoftext|>"),
         (["--task", "x2t_image", "--image", "sliver.png"], 1, "1 x 10000 px is too narrow"),
         (["--task", "x2t_image", "--image", "red.png", "--resolution", "4k"], 2, "4k: no such resolution"),
         (["--task", "image_edit", "--image", "red.png", "--out", "a.mp4"], 2, "a.mp4: one frame makes a picture"),
@@ -117,3 +125,15 @@ def test_mistakes_are_one_line(
     assert message in err
     assert "Traceback" not in err
     assert not (files / "a.mp4").exists() and not (files / "a.png").exists()
+
+
+def test_too_little_memory_is_told_before_loading(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights of the tiny checkpoint fit, its largest clip does not."""
+    monkeypatch.setattr("core.runtime.memory.free_bytes", lambda device: 100_000_000)
+    monkeypatch.setattr("core.evaluation.single.load_model", lambda *_: pytest.fail("loaded"))
+    size = ["--height", 512, "--width", 512, "--frames", 121]
+    code, printed, err = run("--task", "t2v", *VIDEO, *size, "--out", tmp_path / "a.mp4")
+    assert (code, printed) == (1, "")
+    assert "lance-random-tiny-video: this takes about" in err and "are free; ask for a smaller" in err
