@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kernels import rivals
 from kernels.config import Config, choose
+from kernels.fp8 import fp8_linear, quantize_weight
 from kernels.launch import launch
 from kernels.linear import linear
 from kernels.timing import (
@@ -56,7 +57,7 @@ def measure(
     """Time every linear; yields the rows of one linear at a time.
 
     Args:
-        formats: of ``TiledWeight.format``.
+        formats: of ``TiledWeight.format``, or ``fp8``: weights and activations, as ``kernels.fp8`` has it.
         others: names from ``kernels.rivals``.
         ms: numbers of rows of activations.
         group: columns that share a scale in the rivals' weights.
@@ -110,6 +111,11 @@ def _contenders(
             _Contender(f"{other} int4-g{group}", nbytes, linears, lambda m: "", rivals.MOST_ROWS[other])
         )
     for format in formats:  # noqa: A001
+        if format == "fp8":
+            stored = [quantize_weight(weight) for weight in dense]
+            calls = [partial(fp8_linear, weight=weight) for weight in stored]
+            found.append(_Contender("fp8", stored[0].nbytes, calls, lambda m: "weights and rows", max(ms)))
+            continue
         weights = random_tiles(format, rows, columns, 1)
         nbytes = weights[0].nbytes
         weights = random_tiles(format, rows, columns, copies_of(nbytes))
