@@ -25,6 +25,7 @@ from core.formats.variant_folder import MAX_SHARD_BYTES, ShardWriter, Written, w
 from core.jobs.context import JobContext
 from core.quantization import recipe as recipes
 from core.quantization import widths
+from core.quantization.estimate import estimate
 from core.quantization.inputs import CalibrationInputs, check_coverage
 from core.quantization.layer import FindInputs
 from core.quantization.pipeline import Accounting, Plan, outer_formats, plan, quantize
@@ -118,7 +119,8 @@ def look_up(spec: dict[str, Any], store: Store) -> Request:
 
 
 def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
-    """Quantize as ``spec`` says; with ``dry_run``, only predict sizes and peaks.
+    """Quantize as ``spec`` says; with ``dry_run``, only predict sizes and peaks, and estimate how long it would
+    compute by a short probe of the device.
 
     The variant appears under its final name whole or not at all; a job that was killed is gone on with.
     """
@@ -126,7 +128,8 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     request = look_up(spec, context.store)
     predicted = {"variant": request.name, "path": str(request.output), "plan": asdict(request.plan)}
     if spec.get("dry_run"):
-        return predicted | {"dry_run": True}
+        seconds = estimate(request.layout, request.recipe, request.device)
+        return predicted | {"estimated_seconds": round(seconds, 1), "dry_run": True}
     context.log(
         f"{request.name}: {request.plan.linears} linears as {request.label}, "
         f"{request.plan.size_bytes / 1e6:,.1f} MB expected"

@@ -78,6 +78,7 @@ def test_the_plan_predicts_the_size_to_the_byte(tiny_world: Any, tiny_checkpoint
     spec = {"checkpoint": str(tiny_checkpoint), "recipe": "int4-minmax", "group": 32, "dry_run": True}
     planned = job.run(spec, context)
     assert planned["dry_run"] and planned["plan"]["linears"] == 42
+    assert planned["estimated_seconds"] >= 0
     assert planned["plan"]["size_bytes"] == tiny_world.variants["int4-minmax"]["size_bytes"]
     assert not Path(planned["path"]).exists()
     assert context.store.runs() == []
