@@ -82,25 +82,23 @@ _STEP_FP16 = tl.constexpr(
 )
 _TIMES_BF16 = tl.constexpr("{\n.reg .b32 nil;\nmov.b32 nil, 0x80008000;\nfma.rn.bf16x2 $0, $1, $2, nil;\n}")
 _TIMES_FP16 = tl.constexpr("mul.rn.f16x2 $0, $1, $2;")
-_LOW_TWICE = tl.constexpr("prmt.b32 $0, $1, 0, 0x1010;")
-_HIGH_TWICE = tl.constexpr("prmt.b32 $0, $1, 0, 0x3232;")
+# Moved so, and not by ``prmt``, the compiler makes them halves that the arithmetic selects, at no cost.
+_HALVES = "{\n.reg .b16 l, h;\nmov.b32 {l, h}, $1;\nmov.b32 $0, "
+_LOW_TWICE = tl.constexpr(_HALVES + "{l, l};\n}")
+_HIGH_TWICE = tl.constexpr(_HALVES + "{h, h};\n}")
 
 
-def _scales_twice(multiplier: str, addend: str) -> tl.constexpr:
-    """PTX for each byte of a word: the byte into both halves, and there its bits to where the float has them."""
-    head = "{\n.reg .b32 t;\n"
-    return tl.constexpr(
-        tuple(
-            f"{head}prmt.b32 t, $1, 0, 0x4{i}4{i};\nmad.lo.u32 $0, t, {multiplier}, {addend};\n}}"
-            for i in range(4)
-        )
-    )
+def _scale_pairs(multiplier: str, addend: str) -> tl.constexpr:
+    """PTX for bytes 0 and 2, and 1 and 3, of a word: one into each half, and its bits to where the float has them."""
+    head = "{\n.reg .b32 t;\nprmt.b32 t, $1, 0, "
+    tail = f";\nmad.lo.u32 $0, t, {multiplier}, {addend};\n}}"
+    return tl.constexpr((head + "0x4240" + tail, head + "0x4341" + tail))
 
 
 # Exponent e stands for 2**(e - 10); raised by 2**118 the field of a bfloat16 is e + 108 + 127; by 2**7, of a
 # float16, e + 12.
-_SCALE_BF16 = _scales_twice("16", f"0x{235 << 7:04X}{235 << 7:04X}")
-_SCALE_FP16 = _scales_twice("128", f"0x{12 << 10:04X}{12 << 10:04X}")
+_SCALES_BF16 = _scale_pairs("16", _twice(235 << 7))
+_SCALES_FP16 = _scale_pairs("128", _twice(12 << 10))
 
 
 @triton.jit
@@ -161,18 +159,20 @@ def _scaled(value, word, i: tl.constexpr, FORMAT: tl.constexpr, DTYPE: tl.conste
             return tl.inline_asm_elementwise(
                 _STEP_FP16, "=r,r,r,r,r,r", [value, offset, scale], tl.float16, is_pure=True, pack=2
             )
-    elif DTYPE == tl.bfloat16:
-        scale = tl.inline_asm_elementwise(_SCALE_BF16[i % 4], "=r,r", [word], tl.int32, is_pure=True, pack=1)
-        scale, _ = tl.broadcast(scale, value)
-        return tl.inline_asm_elementwise(
-            _TIMES_BF16, "=r,r,r,r", [value, scale], tl.bfloat16, is_pure=True, pack=2
-        )
     else:
-        scale = tl.inline_asm_elementwise(_SCALE_FP16[i % 4], "=r,r", [word], tl.int32, is_pure=True, pack=1)
+        pairs: tl.constexpr = _SCALES_BF16 if DTYPE == tl.bfloat16 else _SCALES_FP16
+        pair = tl.inline_asm_elementwise(pairs[i % 2], "=r,r", [word], tl.int32, is_pure=True, pack=1)
+        half: tl.constexpr = _LOW_TWICE if i % 4 < 2 else _HIGH_TWICE
+        scale = tl.inline_asm_elementwise(half, "=r,r", [pair], tl.int32, is_pure=True, pack=1)
         scale, _ = tl.broadcast(scale, value)
-        return tl.inline_asm_elementwise(
-            _TIMES_FP16, "=r,r,r,r", [value, scale], tl.float16, is_pure=True, pack=2
-        )
+        if DTYPE == tl.bfloat16:
+            return tl.inline_asm_elementwise(
+                _TIMES_BF16, "=r,r,r,r", [value, scale], tl.bfloat16, is_pure=True, pack=2
+            )
+        else:
+            return tl.inline_asm_elementwise(
+                _TIMES_FP16, "=r,r,r,r", [value, scale], tl.float16, is_pure=True, pack=2
+            )
 
 
 @triton.jit

@@ -71,7 +71,8 @@ def launch(
             return launch_hopper(x, weight, bias, config, out)
         return _through_scratch(x, weight, bias, config, out)
     tiles = triton.cdiv(width, config.block_n // 2) if gated else triton.cdiv(n, config.block_n)
-    programs = tiles * triton.cdiv(m, config.block_m)
+    across = triton.cdiv(m, config.block_m)
+    programs = tiles * across
     splits = config.splits if programs <= TICKETS else 1
     size = programs * splits * config.block_n * config.block_m if splits > 1 else 0
     # An argument that the configuration leaves unread still needs a pointer.
@@ -102,8 +103,9 @@ def launch(
     }
     if early:
         constants["launch_pdl"] = True
-    matmul[(programs, splits)](
-        *tensors, m, n, weight.columns, splits, config.ahead or 0, x.stride(0), out.stride(0), **constants
+    share = triton.cdiv(triton.cdiv(weight.columns, BLOCK * config.blocks), splits)
+    matmul[(across, tiles, splits)](
+        *tensors, m, n, weight.columns, splits, share, config.ahead or 0, x.stride(0), out.stride(0), **constants
     )
     return out
 

@@ -16,7 +16,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from kernels.device_tiles import ask_for, finish, tile_rows, weight_block
 
 
-@triton.jit(do_not_specialize=["M", "N_SPLITS", "AHEAD"])
+@triton.jit(do_not_specialize=["M", "N_SPLITS", "SHARE", "AHEAD"])
 def matmul(
     x_ptr,
     codes_ptr,
@@ -30,6 +30,7 @@ def matmul(
     N,
     K,
     N_SPLITS,
+    SHARE,
     AHEAD,
     x_stride,
     out_stride,
@@ -48,11 +49,11 @@ def matmul(
     OVERLAP: tl.constexpr,
     THREADS: tl.constexpr,
 ):
-    """out[M, N] = x W^T; grid (tiles of N x tiles of M, M fastest; N_SPLITS).
+    """out[M, N] = x W^T; grid (tiles of M, tiles of N, N_SPLITS).
 
     ``x_ptr`` [M, K] with rows ``x_stride`` apart, ``out_ptr`` likewise; ``codes_ptr``, ``scales_ptr`` and
     ``factor_ptr`` as in ``TiledWeight``; REST is multiplied into each row's factor (1: there are no factors);
-    SWIGLU writes silu(gate) * up [M, N/2]; SPLIT adds N_SPLITS parts of K; EVEN_K promises that
+    SWIGLU writes silu(gate) * up [M, N/2]; SPLIT adds N_SPLITS parts of SHARE steps of K; EVEN_K promises that
     128 * BLOCKS divides K. With BLOCKS > 1 a step takes that many blocks of K, spread over the program's warps,
     whose sums meet at the end: more bytes in flight where there are few rows to divide.
 
@@ -60,22 +61,23 @@ def matmul(
     runs, and asks for its first AHEAD blocks of weights. What that kernel wrote, and may still be reading, is
     touched only after the wait; and since every program waits, kernels further back have ended too.
     """
-    program = tl.program_id(0)
-    split = tl.program_id(1)
-    DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     # Tiles that share weights run side by side, so that these come from device memory once.
-    tiles_m = tl.cdiv(M, BLOCK_M)
-    tile = program // tiles_m
-    columns = program % tiles_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    tile = tl.program_id(1)
+    split = tl.program_id(2)
+    DTYPE: tl.constexpr = x_ptr.dtype.element_ty
+    columns = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     rows = tile_rows(tile, N, BLOCK_N, SWIGLU)
     # Few rows: what is missing is not read. Many: the last row is read again, which costs no predicates.
     MASK: tl.constexpr = BLOCK_M <= 32
     x_rows = (columns if MASK else tl.minimum(columns, M - 1)).to(tl.int64) * x_stride
     inside = columns < M
     steps = tl.cdiv(K, 128 * BLOCKS)
-    share = tl.cdiv(steps, N_SPLITS)
-    first = split * share
-    last = tl.minimum(first + share, steps)
+    if SPLIT:
+        first = split * SHARE
+        last = tl.minimum(first + SHARE, steps)
+    else:
+        first = 0
+        last = steps
     if OVERLAP:
         ask_for(
             codes_ptr, scales_ptr, tile, first * BLOCKS, tl.minimum(last * BLOCKS, first * BLOCKS + AHEAD), N, K,
@@ -115,8 +117,9 @@ def matmul(
         total = tl.dot(weight, x, total)
     if BLOCKS > 1:
         total = tl.sum(total, 0)
+    slot = tile * tl.num_programs(0) + tl.program_id(0)
     finish(
-        total, tile, program, split, N_SPLITS, columns,
+        total, tile, slot, split, N_SPLITS, columns,
         factor_ptr, bias_ptr, out_ptr, partial_ptr, ticket_ptr, out_stride, M, N,
         REST, BIAS, SWIGLU, SPLIT, BLOCK_N, BLOCK_M, THREADS,
     )  # fmt: skip
