@@ -89,7 +89,7 @@ def _gemv(
 
 
 def gemv(
-    x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | None, out: Tensor, block_n: int = 8
+    x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | None, out: Tensor, block_n: int = 4
 ) -> Tensor:
     """``x W^T + bias`` of rows x [M, K], each in programs of its own, written to ``out`` [M, N]."""
     rows, words = packed.shape

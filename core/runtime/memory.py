@@ -39,7 +39,9 @@ def weight_bytes(info: CheckpointInfo, dtype: torch.dtype) -> int:
 
 
 def held_bytes(model: nn.Module) -> int:
-    """Bytes that the weights of a loaded model take, each counted once however many modules share it."""
+    """Bytes that the weights of a loaded model take, each counted once however many modules share it; those of
+    a vision tower that is not read yet take none.
+    """
     # A vision tower that was not needed yet is not held.
     tensors: list[Tensor] = [t for t in (*model.parameters(), *model.buffers()) if not t.is_meta]
     for module in model.modules():
@@ -52,8 +54,8 @@ def held_bytes(model: nn.Module) -> int:
                 weight = module.laid_out.weight
                 tensors += [weight.codes, weight.scales, weight.tickets]
                 tensors += [] if weight.factors is None else [weight.factors]
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())
+    storages = [tensor.untyped_storage() for tensor in tensors if not tensor.is_meta]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -94,7 +94,7 @@ def test_shared_and_held_weights_are_counted_once_each() -> None:
     module = QuantizedLinear(
         Scheme(4, 32, True), torch.zeros(16, 8, dtype=torch.int32), torch.ones(16, 2), None, None
     )
-    model = nn.ModuleList([module, module, nn.Linear(4, 4, bias=False)])
+    model = nn.ModuleList([module, module, nn.Linear(4, 4, bias=False), nn.Linear(9, 9, device="meta")])
     assert memory.held_bytes(model) == 16 * 8 * 4 + 16 * 2 * 4 + 64
     module.hold(torch.float32)
     assert memory.held_bytes(model) == 16 * 8 * 4 + 16 * 2 * 4 + 64 + 16 * 64 * 4

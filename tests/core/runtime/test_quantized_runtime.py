@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,24 @@ def test_casting_a_module_leaves_its_stored_scales(variant: Path) -> None:
     assert torch.equal(module.weight(), quantized.dequantize())
     assert module(torch.ones(1, 64, dtype=torch.float64)).dtype == torch.float64
     assert "int4 sym g32" in repr(module)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "why"),
+    [(Scheme(4, 64, True), "written for NVIDIA GPUs, not for meta"), (Scheme(5, 64, True), "not for meta")],
+)
+def test_a_device_without_kernels_is_warned_of_once(
+    scheme: Scheme, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernels.linear._warned", set())
+    packed = torch.empty(16, 2 * scheme.bits, dtype=torch.int32, device="meta")
+    module = QuantizedLinear(scheme, packed, torch.empty(16, 1, device="meta").bfloat16(), None, None)
+    with pytest.warns(RuntimeWarning, match=f"runs on the slow reference path: no kernel, .*{why}"):
+        module.lay_out()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        module.lay_out()
+    assert module.path == "torch-reference:meta" and module.laid_out is None
 
 
 def test_a_linear_left_unswapped_is_an_error(variant: Path) -> None:

@@ -50,6 +50,7 @@ def pipelines(variant: Path) -> tuple[Any, Any, Any]:
         for module in pipeline.model.modules():
             if isinstance(module, QuantizedLinear):
                 module.hold(pipeline.dtype)
+        question(pipeline)  # the vision tower is read when it is first needed
         pipeline.model.to("cuda")
     return load_model(variant, "cuda", torch.bfloat16), plain, exact
 
@@ -106,5 +107,4 @@ def test_the_record_says_so_and_memory_is_the_files(variant: Path, pipelines: tu
     pipeline = load_model(variant, "cuda", torch.bfloat16)
     held = torch.cuda.memory_allocated() - before
     files = sum(path.stat().st_size for path in variant.rglob("*.safetensors"))
-    tower = sum(p.nbytes for name, p in pipeline.model.named_parameters() if name.startswith("vit_model"))
-    assert held < 1.2 * (files + tower) + 2**21
+    assert held < 1.2 * files + 2**21
