@@ -106,5 +106,6 @@ def test_the_record_says_so_and_memory_is_the_files(variant: Path, pipelines: tu
     before = torch.cuda.memory_allocated()
     pipeline = load_model(variant, "cuda", torch.bfloat16)
     held = torch.cuda.memory_allocated() - before
+    assert pipeline.engine is not None
     files = sum(path.stat().st_size for path in variant.rglob("*.safetensors"))
     assert held < 1.2 * files + 2**21
