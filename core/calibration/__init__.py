@@ -1,5 +1,6 @@
 """What every target linear sees: observers, statistics on disk, merging, coverage and the calibrate job.
 
-``record`` (the JSON half: provenance, token counts, coverage) imports no torch, so calibrations can be listed
-and shown quickly; ``statistics``, ``observers`` and ``merge`` compute.
+``record`` (the JSON half: provenance, token counts, coverage) and ``samples`` (what is run) import no torch, so
+calibrations can be listed, shown and checked quickly; ``statistics``, ``observers``, ``collect``, ``plan``, ``predict``
+and ``merge`` compute.
 """

@@ -17,6 +17,7 @@ from core.checkpoints.describe import describe
 from core.checkpoints.resolve import resolve
 from core.errors import UsageError
 from core.evaluation.footprint import check_fit
+from core.evaluation.overlap import content
 from core.files import sha256_text
 from core.jobs.context import JobContext
 from core.store import Store
@@ -86,6 +87,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         statistics_sha256="",
         settings=described,
         evaluated=list(chosen.evaluated),
+        contents=[content(sample) for sample in chosen.samples],
     )
     folder = context.data_dir / "calibrations" / name
     record = write_calibration(folder, statistics, record)

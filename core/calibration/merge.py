@@ -77,5 +77,6 @@ def merge(folders: Sequence[Path], output: Path, name: str) -> CalibrationRecord
             settings={},
             merged_from=[record.fingerprint for record in records],
             evaluated=[key for record in records for key in record.evaluated],
+            contents=[each for record in records for each in record.contents],
         ),
     )

@@ -46,12 +46,16 @@ class CalibrationRecord:
     evaluated: list[str] = field(default_factory=list)
     """``task/key`` of samples that are evaluated on too, which was forced: scores on them flatter."""
 
+    contents: list[str] = field(default_factory=list)
+    """What ``core.evaluation.overlap`` knows each sample by, so that an evaluation on it can say so."""
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 over everything but the name."""
         body = asdict(self) | {"name": ""}
-        if not self.evaluated:
-            del body["evaluated"]
+        for later in ("evaluated", "contents"):
+            if not body[later]:
+                del body[later]
         return sha256_text(json.dumps(body, sort_keys=True))
 
     @property

@@ -12,7 +12,7 @@ from core.errors import Cancelled
 from core.evaluation.answers import AnswerExaminer
 from core.evaluation.baseline import BF16, Baseline, run_folder
 from core.evaluation.drawings import DrawingExaminer
-from core.evaluation.overlap import contents
+from core.evaluation.overlap import calibrated_on, contents
 from core.evaluation.perplexity import CONTEXT, TextExaminer
 from core.evaluation.readers import reader_of
 from core.evaluation.subject import Subject
@@ -97,6 +97,8 @@ def evaluate(
     ) | {"evaluation": evaluation, "enforcement": running.to_json()}
     if (kept := contents(suite)) is not None:
         record["contents"] = kept
+    if subject.variant and (seen := calibrated_on(subject.path, suite, store)):
+        record["calibrated_on"] = seen
     if suite.description:
         record["description"] = suite.description
     run_id = store.start_run(

@@ -17,6 +17,7 @@ from core.evaluation.baseline import Baseline
 from core.evaluation.drawings import sampling
 from core.evaluation.evaluate import describe_evaluation, evaluate, spec_hash
 from core.evaluation.fit import check_samples, check_task
+from core.evaluation.overlap import calibrated_on
 from core.evaluation.subject import Subject, open_subjects
 from core.evaluation.suites import Settings, Suite
 from core.runtime import enforcement, load_model, pick_device, pick_dtype
@@ -86,6 +87,10 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
             suite, settings, source, str(device), str(dtype).removeprefix("torch.")
         )
         plans.append(_Plan(suite, settings, evaluation, _baseline(spec, context, source, suite, evaluation)))
+        if subject.variant and (seen := calibrated_on(subject.path, suite, store)):
+            context.log(
+                f"{suite.name}: {subject.name} was calibrated on {seen} of its samples; scores on them say little"
+            )
     lacking = [plan for plan in plans if plan.baseline is None] if _wants_baseline(spec, subject) else []
     _check_memory(subject, plans, device, dtype)
     if lacking:

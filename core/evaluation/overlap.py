@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
+from core.calibration.record import RECORD_FILE, load_record
+from core.checkpoints.describe import own_record
 from core.demo import SUITES
 from core.evaluation import suites
 from core.evaluation.suites import Sample, Suite
@@ -32,6 +35,18 @@ def contents(suite: Suite) -> list[str] | None:
     if suite.path is not None and suite.path.parent == SUITES:
         return None
     return [content(sample) for sample in suite.samples]
+
+
+def calibrated_on(folder: Path, suite: Suite, store: Store) -> int:
+    """How many samples of ``suite`` the variant in ``folder`` was calibrated on, as far as its calibration is here."""
+    made_with = own_record(folder).get("calibration") or {}
+    row = store.calibration(str(made_with.get("name")))
+    if row is None or not (Path(row["path"]) / RECORD_FILE).is_file():
+        return 0
+    record = load_record(Path(row["path"]))
+    if record.fingerprint != made_with.get("fingerprint"):
+        return 0
+    return len(set(record.contents) & {content(sample) for sample in suite.samples})
 
 
 class Evaluated:

@@ -69,9 +69,11 @@ def markdown(
     versions = export.versions_of([first.get("manifest") or {}, second.get("manifest") or {}])
     differing = sum(pair.differs for pair in comparison.pairs)
     description = (first.get("manifest") or {}).get("description")
+    seen = (second.get("manifest") or {}).get("calibrated_on")
     parts = [
         f"# {_plain(second['name'])} beside {_plain(first['name'])} on {_plain(first['suite'])}\n",
         *([f"{_plain(description)}\n"] if description else []),
+        *([f"{_plain(second['name'])} was calibrated on {seen} of these samples.\n"] if seen else []),
         export.table([first, second], shown, "markdown", versions, date),
         f"## Run {second['id']} against run {first['id']}\n",
         f"{differing} of {len(comparison.pairs)} outputs differ.{_truth(comparison)}\n",

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from core.calibration.job import register
+from core.calibration.record import load_record
 from core.calibration.samples import plain_questions, sample_set
 from core.errors import UsageError
-from core.evaluation import overlap, suites
+from core.evaluation import job, overlap, suites
 from core.evaluation.overlap import Evaluated
 from core.store import Store
 
@@ -68,6 +70,20 @@ def test_samples_of_a_recorded_evaluation_are_refused(tmp_path: Path) -> None:
     assert overlap.contents(suites.load("demo-t2i")) is None, (
         "suites that come along are known without a record"
     )
+
+
+def test_an_evaluation_on_what_was_calibrated_on_says_so(tiny_world: Any, tmp_path: Path) -> None:
+    """The tiny model's questions and prompts were calibrated on before they are evaluated on."""
+    variant = tiny_world.variants["int4-awq"]["path"]
+    prompts = str(tiny_world.parts[0].parents[2] / "prompts.json")
+    spec = {"checkpoint": variant, "suites": [prompts], "limit": 1, "device": "cpu", "baseline": None}
+    with Store.open(tmp_path / "runs.db") as store:
+        register(store, tiny_world.calibration, load_record(tiny_world.calibration))
+        context = type(tiny_world.context)(store)
+        run = store.run(job.run(spec, context)["runs"][0])
+        assert run["manifest"]["calibrated_on"] == 1
+        assert any("was calibrated on 1 of its samples" in line for line in context.lines)
+        assert overlap.calibrated_on(Path(variant), suites.load("demo-t2i", limit=2), store) == 0
 
 
 def test_drawn_samples_are_none_of_the_suites() -> None:
