@@ -3,5 +3,6 @@
 ``suites``, ``suite_files``, ``lance_samples``, ``own_samples``, ``visuals``, ``overlap``, ``text_scores``,
 ``image_scores``, ``statistics``, ``media``, ``baseline``, ``subject``, ``choice``, ``comparison``, ``report`` and
 ``documents`` import no torch, so the command line and the app may use them. ``requests``, ``extent``, ``footprint``,
-``fit``, ``likelihood``, ``trajectory``, ``answers``, ``drawings``, ``evaluate``, ``job`` and ``single`` compute with it.
+``fit``, ``likelihood``, ``trajectory``, ``answers``, ``drawings``, ``evaluate``, ``job`` and ``single`` compute with
+it.
 """
