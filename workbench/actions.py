@@ -96,6 +96,7 @@ ACTIONS: Final = (
     Action("checkpoints.open", "enter", "Show the runs of this row", "runs list", "its runs"),
     Action("checkpoints.copy", "y", "Copy the path", "checkpoints show", "copy path"),
     Action("bench.open", "enter", "To the figures and back", "bench show", "figures"),
+    Action("bench.mark", "space", "Mark the run: marked runs stand beside each other", "bench show", "mark"),
     Action("bench.start", "b", "Start a benchmark", "bench", "start"),
     Action("bench.export", "e", "Export the run's figures as markdown", "bench export", "export"),
     Action("bench.copy", "y", "Copy the run's figures as markdown", "bench export"),

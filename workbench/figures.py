@@ -12,6 +12,7 @@ from workbench.widgets.text import Part, visible
 Figure = Mapping[str, Any]
 
 LEVELS = "▁▂▃▄▅▆▇█"
+FIRST = ("decode", "t2i", "weights", "load")
 NAME = 19
 CELL = 6
 BAR = 24
@@ -27,14 +28,45 @@ def level(value: float, most: float) -> str:
 
 
 def plotted(figures: Sequence[Figure]) -> list[list[Part]]:
-    """Lines of styled parts: a block for each linear, then one for each other subject."""
+    """Lines of styled parts: a block for each linear or other subject, what a person waits for first."""
     lines: list[list[Part]] = []
-    for subject in _unique(item["subject"] for item in figures):
+    subjects = _unique(item["subject"] for item in figures)
+    for subject in sorted(subjects, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)):
         mine = [item for item in figures if item["subject"] == subject]
-        by_rows = any(item["rows"] is not None for item in mine)
-        lines += (_by_rows if by_rows else _bars)(visible(str(subject)), mine)
-        lines.append([])
+        if any(item["rows"] is not None for item in mine):
+            blocks = [_by_rows(visible(str(subject)), mine)]
+        else:
+            blocks = [_bars(visible(str(subject)), some) for some in _comparable(mine)]
+        for block in blocks:
+            lines += [*block, []]
     return lines[:-1]
+
+
+def _comparable(figures: list[Figure]) -> list[list[Figure]]:
+    """The figures of a subject together, or by how they were taken if an implementation has several."""
+    if len(_unique(item["implementation"] for item in figures)) == len(figures):
+        return [figures]
+    return [
+        [item for item in figures if item["how"] == how] for how in _unique(item["how"] for item in figures)
+    ]
+
+
+def told_apart(runs: Sequence[tuple[int, Sequence[Figure]]]) -> list[Figure]:
+    """The figures of several runs, given by number; implementations that more than one run measured carry its
+    number.
+    """
+    keys = [
+        (item["subject"], item["rows"], item["implementation"], item["how"])
+        for _, some in runs
+        for item in some
+    ]
+    if len(set(keys)) == len(keys):
+        return [item for _, some in runs for item in some]
+    return [
+        {**item, "implementation": f"#{number} {item['implementation']}"}
+        for number, some in runs
+        for item in some
+    ]
 
 
 def _by_rows(subject: str, figures: list[Figure]) -> list[list[Part]]:
@@ -79,11 +111,13 @@ def _bars(subject: str, figures: list[Figure]) -> list[list[Part]]:
     unit = str(figures[0]["unit"])
     most = max(item["value"] for item in figures) or 1.0
     word = "more is better" if unit in HIGHER else "less is better"
-    lines: list[list[Part]] = [[(f" {subject}", look.BOLD), (f"  {unit}, {word}", look.MUTED)]]
+    ways = _unique(visible(str(item["how"] or "")) for item in figures)
+    shared = f"; {ways[0]}" if len(ways) == 1 and ways[0] else ""
+    lines: list[list[Part]] = [[(f" {subject}", look.BOLD), (f"  {unit}, {word}{shared}", look.MUTED)]]
     for item in figures:
         text = f"  {visible(item['implementation'])[:26]:<26} {number(item['value']):>8} "
-        bar = look.bar(item["value"] / most, BAR)
+        how = "" if shared else f"  {visible(str(item['how'] or ''))}"
         lines.append(
-            [(text, look.PLAIN), (bar, look.ACCENT), (f"  {visible(str(item['how'] or ''))}", look.MUTED)]
+            [(text, look.PLAIN), (look.bar(item["value"] / most, BAR), look.ACCENT), (how, look.MUTED)]
         )
     return lines

@@ -10,7 +10,7 @@ from textual.widget import Widget
 from core.errors import UsageError
 from core.store import measurements
 from workbench import look
-from workbench.figures import plotted
+from workbench.figures import plotted, told_apart
 from workbench.screens.base import bindings
 from workbench.screens.runs import RunsScreen
 from workbench.widgets.document import Document
@@ -47,12 +47,14 @@ class BenchScreen(RunsScreen):
     def on_table_moved(self, message: Table.Moved) -> None:  # Textual calls the base class's as well
         row = message.row
         self.figures.display = self.title_line.display = row is not None
-        wanted = None if row is None else (row["id"], row["state"])
-        if wanted == self._drawn:
-            return
-        self._drawn = wanted
+        wanted = None if row is None else (row["id"], row["state"], *self.table.marked)
+        if wanted != self._drawn:
+            self._drawn = wanted
+            self._draw()
+
+    def _draw(self) -> None:
         runs = self._together()
-        found = [item for run in runs for item in measurements.of_run(run)]
+        found = told_apart([(run["id"], measurements.of_run(run)) for run in runs])
         heading = f" figures of run {', '.join(str(run['id']) for run in runs)} "
         self.title_line.show([(heading + "─" * max(0, self.size.width - len(heading)), look.MUTED)])
         lines = plotted(found) if found else [[("  no figures yet", look.MUTED)]]
@@ -62,7 +64,9 @@ class BenchScreen(RunsScreen):
         self.figures.show([strip(line) for line in lines])
 
     def _together(self) -> list[dict[str, Any]]:
-        """The run under the cursor with the others of its job that measured the same."""
+        """The marked runs, or the one under the cursor with the others of its job that measured the same."""
+        if self.table.marked:
+            return [self.app.store.run(number) for number in sorted(self.table.marked)]
         row = self.table.row
         if row is None:
             return []
@@ -75,8 +79,13 @@ class BenchScreen(RunsScreen):
         if self.table.row is not None:
             (self.table if self.figures.has_focus else self.figures).focus()
 
+    def action_mark(self) -> None:
+        super().action_mark()
+        self._draw()
+
     def key_escape(self) -> None:
         super().key_escape()
+        self._draw()
         self.table.focus()
 
     def action_start(self) -> None:

@@ -49,9 +49,25 @@ async def test_speed_by_rows_and_every_figure(open_app: Any, measured: Path) -> 
 async def test_formats_of_one_job_stand_beside_each_other(open_app: Any, measured: Path) -> None:
     async with open_app(measured) as screen:
         shown = await screen.press("5")
-        assert "tokens/s, more is better" in shown
-        bars = [line.count("█") for line in shown.splitlines() if "batch 1" in line]
+        assert "tokens/s, more is better; batch 1" in shown
+        bars = [line.count("█") for line in shown.splitlines() if "████" in line]
         assert bars == [16, 24]
+
+
+async def test_marked_runs_stand_beside_each_other(open_app: Any, measured: Path) -> None:
+    """Two dates, or two devices."""
+    with Store.open(measured) as store:
+        record = {KEY: [figure("decode", "bf16", 150.0, "tokens/s", "batch 1")]}
+        store.finish_run(
+            store.start_run(kind="bench", checkpoint="lance-mini", device="an old GPU", manifest=record)
+        )
+        new, old = (row["id"] for row in store.runs("kind=bench name:lance-mini", "id", False)[::2])
+    async with open_app(measured) as screen:
+        shown = await screen.press("5", "space", "down", "space")
+        assert f"figures of run {new}, {old} " in shown
+        bars = {line.split()[0]: line.count("█") for line in shown.splitlines() if "████" in line}
+        assert bars == {f"#{new}": 24, f"#{old}": 12}
+        assert f"figures of run {new}, " in await screen.press("escape")
 
 
 async def test_figures_are_exported_as_the_command_does(
