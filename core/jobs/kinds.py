@@ -62,7 +62,7 @@ def what(kind: str, spec: Mapping[str, Any]) -> str:
     parts = [
         str(spec.get("checkpoint") or ""),
         str(spec.get("recipe") or ""),
-        f"g{group}" if group else "",
+        f"g{group}" if isinstance(group, int) and group else str(group or ""),
         " ".join(spec.get("tasks") or ()) if kind == "calibrate" else "",
         " ".join(spec.get("suites") or ()),
         *(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -17,6 +17,15 @@ from workbench.cli.launch import detach_option, run_job
 from workbench.cli.session import Session, json_option, print_fields, print_json, print_table
 
 
+class GroupSize(click.ParamType):
+    """A number of weights, or the word for all of a row."""
+
+    name = "integer|channel"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "channel" else click.IntRange(1).convert(value, param, ctx)
+
+
 @click.group()
 def command() -> None:
     """Quantize checkpoints; list and show variants."""
@@ -27,8 +36,8 @@ def command() -> None:
 @click.option("--recipe", default="int4-awq", show_default=True, help="A recipe's name, or a TOML file.")
 @click.option(
     "--group",
-    type=click.IntRange(1),
-    help="Weights that share a scale, in place of the recipe's own number.",
+    type=GroupSize(),
+    help="Weights that share a scale, or 'channel' for one scale a row, in place of what the recipe says.",
 )
 @click.option(
     "--calibration", help="A calibration's name or folder; recipes that look at activations need one."
@@ -39,7 +48,7 @@ def command() -> None:
     help="The variant's folder, beside the database if not given.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--dry-run", is_flag=True, help="Only predict size and peak memory; nothing is written.")
+@click.option("--dry-run", is_flag=True, help="Only predict size, peak memory and time; nothing is written.")
 @detach_option
 @json_option
 @click.pass_context
@@ -47,7 +56,7 @@ def quantize(
     ctx: click.Context,
     checkpoint: str,
     recipe: str,
-    group: int | None,
+    group: int | Literal["channel"] | None,
     calibration: str | None,
     output: Path | None,
     device: str,
