@@ -46,6 +46,9 @@ TASKS = (UNDERSTANDING, GENERATION, "x2t_video", "t2v", "i2v", "image_edit", "vi
 DEFAULT_TASKS = (UNDERSTANDING, GENERATION)
 """What is calibrated on unless something else is asked for: together they reach every linear."""
 
+DEFAULT_SUITES = ("demo-t2i", "demo-x2t")
+"""The suites of what the embedded checkpoint was trained for, which an evaluation runs unless others are named."""
+
 UPSTREAM_SEED = 42
 """Upstream starts every prompt of a run from the same noise, drawn with this seed."""
 

@@ -21,8 +21,8 @@ from workbench.cli.session import Session, json_option, print_table
     multiple=True,
     metavar="NAME|FILE",
     help="A suite by name, or a JSON or JSON lines file in Lance's own format; text (which comes with the workbench) "
-    "or text:FILE measures the perplexity of running text. May be given several times. Without it, all suites of "
-    "Lance's tasks that come with the workbench, and of a causal LM the text.",
+    "or text:FILE measures the perplexity of running text. May be given several times. Without it, the "
+    "suites that the embedded checkpoint was trained for, and of a causal LM the text.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many samples of each suite.")
 @click.option(
@@ -60,7 +60,7 @@ def command(
 
     session: Session = ctx.obj
     _, _, info = open_subjects(checkpoint, session.open(create=True))
-    usual = [known.PROSE] if info.family == "huggingface" else known.names()
+    usual = [known.PROSE] if info.family == "huggingface" else known.DEFAULT_SUITES
     names = [_absolute(name) for name in suites or usual]
     # Looked at here too, so that a mistyped name is an answer and not a failed job.
     for name in names:
