@@ -34,7 +34,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @functools.cache
-def tokenizer() -> Any:
+def tokenizer(vocabulary: int = 380) -> Any:
     """A byte-level tokenizer with a special token in front, as Llama's has one."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -43,14 +43,14 @@ def tokenizer() -> Any:
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=380,
+        vocab_size=vocabulary,
         special_tokens=["<s>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     from core.calibration.texts import SHIPPED
 
-    made.train_from_iterator([SHIPPED.read_text(encoding="utf-8")[:20000]], trainer)
+    made.train_from_iterator([SHIPPED.read_text(encoding="utf-8")[:60000]], trainer)
     made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
 
