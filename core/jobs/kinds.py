@@ -18,6 +18,7 @@ from core.errors import UsageError
 KINDS: dict[str, str] = {
     "calibrate": "core.calibration.job:run",
     "quantize": "core.quantization.job:run",
+    "sensitivity": "core.quantization.sensitivity_job:run",
     "evaluate": "core.evaluation.job:run",
     "bench": "core.runtime.bench_job:run",
 }

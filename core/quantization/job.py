@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,8 +23,8 @@ from core.formats.compressed_tensors import quantization_config
 from core.formats.model_card import model_card
 from core.formats.variant_folder import MAX_SHARD_BYTES, ShardWriter, Written, write_companions
 from core.jobs.context import JobContext
+from core.quantization import mixing, widths
 from core.quantization import recipe as recipes
-from core.quantization import widths
 from core.quantization.estimate import estimate
 from core.quantization.inputs import CalibrationInputs, check_coverage
 from core.quantization.layer import FindInputs
@@ -103,6 +103,8 @@ def look_up(spec: dict[str, Any], store: Store) -> Request:
         )
     elif recipe.needs_calibration:
         raise UsageError(f"recipe {recipe.name} looks at activations: give it a calibration of {info.name}")
+    # The widths of a mixed recipe are chosen once the job runs; its budget says now what they will come to.
+    sized = mixing.choose(recipe, layout, None) if mixing.is_open(recipe, layout) else recipe
     name = f"{info.name}_{recipe.variant_suffix}"
     output = spec.get("output")
     return Request(
@@ -111,7 +113,7 @@ def look_up(spec: dict[str, Any], store: Store) -> Request:
         recipe=recipe,
         calibration=calibration,
         thin=thin,
-        plan=plan(TensorSource.open(info.path), layout, recipe, MAX_SHARD_BYTES),
+        plan=plan(TensorSource.open(info.path), layout, sized, MAX_SHARD_BYTES),
         output=Path(output).expanduser().resolve() if output else store.data_dir / "variants" / name,
         name=name,
         device=pick_device(str(spec.get("device") or "auto")),
@@ -130,6 +132,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     if spec.get("dry_run"):
         seconds = estimate(request.layout, request.recipe, request.device)
         return predicted | {"estimated_seconds": round(seconds, 1), "dry_run": True}
+    request = _settled(request, context)
     context.log(
         f"{request.name}: {request.plan.linears} linears as {request.label}, "
         f"{request.plan.size_bytes / 1e6:,.1f} MB expected"
@@ -187,6 +190,22 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         **summary,
     }
+
+
+def _settled(request: Request, context: JobContext) -> Request:
+    """The request with the widths of a mixed recipe chosen, by a stored sensitivity or one that is measured now."""
+    recipe, layout = request.recipe, request.layout
+    if not mixing.is_open(recipe, layout):
+        return request
+    from core.quantization import sensitivity_job
+
+    found = sensitivity_job.stored(context.data_dir, sensitivity_job.made_from(request))
+    if found is None:
+        found = sensitivity_job.measure(request, context, None, None, steps=False)
+    chosen = mixing.choose(recipe, layout, sensitivity_job.group_results(found))
+    context.log(f"{request.name}: widths by {found['name']}: {mixing.in_words(chosen, layout)}")
+    predicted = plan(TensorSource.open(request.info.path), layout, chosen, MAX_SHARD_BYTES)
+    return replace(request, recipe=chosen, plan=predicted)
 
 
 def make_variant(request: Request, context: JobContext) -> tuple[Accounting, Written]:

@@ -20,6 +20,7 @@ from core.quantization.awq import Choice, search
 from core.quantization.folds import fold_norm, fold_rows, scale_columns
 from core.quantization.groups import HEAD_NORMS, LinearGroup, Structure
 from core.quantization.losses import Block, BlockLoss, Inputs, attention_block, linear_block, mlp_block
+from core.quantization.noise import decibels, output_noise, weight_noise
 from core.quantization.recipe import Recipe
 from core.quantization.rounding import Rounding, round_best, round_blindly
 from core.quantization.values import ValueFold, search_values
@@ -55,6 +56,10 @@ class LinearRecord:
     """Share of the mean diagonal that GPTQ added to the second moments."""
     shrinkage: float | None = None
     """Share of the sampled correlations that GPTQ took for chance."""
+    weight_sqnr: float | None = None
+    """Signal to noise ratio in dB of the weight, as folded, to what rounding changed in it."""
+    output_sqnr: float | None = None
+    """The same of the linear's own outputs on the calibration's rows."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -227,6 +232,7 @@ class _Expert:
         for name, weight in zip(group.linears, weights, strict=True):
             rounding.scheme.check_shape(f"{name}.weight", tuple(weight.shape))
         inputs = self.inputs.pop(group.key)
+        seen: Inputs | None = None
         if choice is None or inputs is None:
             rounded = round_blindly(weights, rounding)
             mode = "uncovered" if self.recipe.needs_calibration else "identity"
@@ -235,7 +241,8 @@ class _Expert:
             loss = BlockLoss(self._block(group), weights, seen)
             rounded = round_best(weights, seen, loss, rounding, self.recipe.gptq)
             mode = choice.mode
-        for name, part in zip(group.linears, rounded.weights, strict=True):
+        for name, part, weight in zip(group.linears, rounded.weights, weights, strict=True):
+            runs = part.dequantize().float()
             result.tensors |= to_tensors(name, part)
             result.quantized.add(f"{name}.weight")
             result.records.append(
@@ -251,6 +258,8 @@ class _Expert:
                     rounding=rounded.way,
                     damping=rounded.damping,
                     shrinkage=rounded.shrinkage,
+                    weight_sqnr=decibels(weight_noise(weight, runs)),
+                    output_sqnr=None if seen is None else decibels(output_noise(weight, runs, seen)),
                 )
             )
 

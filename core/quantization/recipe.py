@@ -125,6 +125,12 @@ class Recipe:
         return widths.scheme_of(group, self.scheme, self.widths, self.name) if self.widths else self.scheme
 
     @property
+    def label(self) -> str:
+        """Its format in a word, with every width that a mixed recipe chooses from."""
+        bits = self.mixed.bits if self.mixed else (self.scheme.bits,)
+        return widths.label(dataclasses.replace(self.scheme, bits=width) for width in bits)
+
+    @property
     def needs_calibration(self) -> bool:
         """Whether a step looks at activations."""
         return self.mixed is not None or any(

@@ -61,7 +61,7 @@ def command(
     session: Session = ctx.obj
     _, _, info = open_subjects(checkpoint, session.open(create=True))
     usual = [known.PROSE] if info.family == "huggingface" else known.DEFAULT_SUITES
-    names = [_absolute(name) for name in suites or usual]
+    names = [absolute_suite(name) for name in suites or usual]
     # Looked at here too, so that a mistyped name is an answer and not a failed job.
     for name in names:
         known.load(name, limit)
@@ -82,11 +82,14 @@ def command(
     run_job(ctx, "evaluate", spec, detach, as_json, show=show)
 
 
+def absolute_suite(name: str) -> str:
+    """A suite as the job sees it, wherever it runs: the file of ``text:FILE`` by its absolute path."""
+    prose, colon, rest = name.partition(":")
+    return f"text:{Path(rest).expanduser().resolve()}" if colon and prose == "text" else _absolute(name)
+
+
 def _absolute(name: str) -> str:
     """A path as the job sees it, wherever it runs; a name stays as it is."""
-    prose, colon, rest = name.partition(":")
-    if colon and prose == "text":
-        return f"text:{Path(rest).expanduser().resolve()}"
     path = Path(name).expanduser()
     return str(path.resolve()) if path.exists() else name
 

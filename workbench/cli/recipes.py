@@ -22,7 +22,7 @@ def list_recipes(as_json: bool) -> None:
         print_json([recipe.to_json() for recipe in found])
         return
     rows = [
-        [recipe.name, recipe.scheme.label, "yes" if recipe.needs_calibration else "no", recipe.summary]
+        [recipe.name, recipe.label, "yes" if recipe.needs_calibration else "no", recipe.summary]
         for recipe in found
     ]
     print_table(["recipe", "format", "calibration", "what it does"], rows)

@@ -39,6 +39,15 @@ class Session:
         return store
 
 
+class GroupSize(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on
+    """A number of weights, or the word for all of a row."""
+
+    name = "integer|channel"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "channel" else click.IntRange(1).convert(value, param, ctx)
+
+
 def json_option(command: _Command) -> _Command:
     """Add ``--json``, passed to the function as ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)

@@ -1,4 +1,4 @@
-"""``variants quantize|import|list|show``."""
+"""``variants quantize|import|list|show|sensitivity``."""
 
 from __future__ import annotations
 
@@ -14,21 +14,16 @@ from core.errors import UsageError
 from core.quantization import recipe as recipes
 from core.store.columns import size
 from workbench.cli.launch import detach_option, run_job
-from workbench.cli.session import Session, json_option, print_fields, print_json, print_table
-
-
-class GroupSize(click.ParamType):
-    """A number of weights, or the word for all of a row."""
-
-    name = "integer|channel"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if value == "channel" else click.IntRange(1).convert(value, param, ctx)
+from workbench.cli.sensitivity import sensitivity
+from workbench.cli.session import GroupSize, Session, json_option, print_fields, print_json, print_table
 
 
 @click.group()
 def command() -> None:
     """Quantize checkpoints; list and show variants."""
+
+
+command.add_command(sensitivity)
 
 
 @command.command("quantize")
@@ -167,7 +162,7 @@ def show_variant(session: Session, variant: str, as_json: bool) -> None:
     print_fields(shown | {"path": str(folder), "size_bytes": size(record["size_bytes"])})
     click.echo()
     print_table(
-        ["linear", "scheme", "scaling", "exponent", "rounding", "rounded", "stored", "tokens"],
+        ["linear", "scheme", "scaling", "exponent", "rounding", "rounded", "stored", "SQNR", "tokens"],
         [
             [
                 row["linear"].removeprefix("language_model.model."),
@@ -177,13 +172,18 @@ def show_variant(session: Session, variant: str, as_json: bool) -> None:
                 row.get("rounding", "nearest"),
                 _loss(row["loss_before"]),
                 _loss(row["loss_after"]),
+                _decibels(row.get("output_sqnr")),
                 "" if row["tokens"] is None else str(row["tokens"]),
             ]
             for row in record["linears"]
         ],
-        ["exponent", "rounded", "stored", "tokens"],
+        ["exponent", "rounded", "stored", "SQNR", "tokens"],
     )
 
 
 def _loss(value: float | None) -> str:
     return "" if value is None else f"{value:.2e}"
+
+
+def _decibels(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} dB"

@@ -22,6 +22,7 @@ def test_the_ready_recipes_load_and_say_what_they_do() -> None:
         "int4-fast",
         "int4-minmax",
         "int5",
+        "mixed",
         "nvfp4",
         "nvfp4-best",
     ]

@@ -86,17 +86,10 @@ def test_from_samples_to_a_variant(run: CommandLine, tiny_checkpoint: Path, gold
 
 def test_recipes_are_listed_and_shown(run: CommandLine) -> None:
     listed = [recipe["name"] for recipe in run.json("recipes", "list")]
-    assert listed == [
-        "int4-awq",
-        "int4-best",
-        "int4-compact",
-        "int4-fast",
-        "int4-minmax",
-        "int5",
-        "nvfp4",
-        "nvfp4-best",
-    ]
+    assert listed == sorted(listed)
+    assert {"int4-awq", "int4-best", "mixed", "nvfp4-best"} <= set(listed)
     assert "int4 asym g128" in run("recipes", "list")
+    assert "int3/4/5/6 asym g64" in run("recipes", "list")
     assert run.json("recipes", "show", "int4-minmax")["steps"] == []
     best = run.json("recipes", "show", "nvfp4-best")
     assert best["format"]["type"] == "nvfp4"

@@ -1,0 +1,94 @@
+"""A sensitivity as tables, on a terminal or in markdown; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from core.store.columns import number
+from core.store.export import markdown_table
+
+Table = tuple[str, list[str], list[list[str]], list[bool]]
+"""Title, headings, rows, and which columns align to the right."""
+
+_SCORES = {"kl": "KL", "velocity": "velocity error"}
+
+
+def tables(found: Mapping[str, Any], *, linears: bool = False) -> list[Table]:
+    """Steps, layers and groups of a result; with ``linears`` also every linear."""
+    known = [score for score in _SCORES if any(score in row["scores"] for row in found["groups"])]
+    heads = [_SCORES[score] for score in known]
+    made: list[Table] = []
+    if "steps" in found:
+        steps = [[row["step"], *(_scored(row["scores"], score) for score in known)] for row in found["steps"]]
+        made.append(("Steps of the recipe", ["step", *heads], steps, _right(1, len(heads))))
+        rows = [
+            [str(row["layer"]), row["expert"], _decibels(row["weight_sqnr"]), _decibels(row["output_sqnr"])]
+            for row in found["layers"]
+        ]
+        titles = ["layer", "expert", "SQNR of weights", "SQNR of outputs"]
+        made.append(("Layers", titles, rows, [True, False, True, True]))
+    made.append(_groups(found["groups"], known, heads))
+    if linears and "linears" in found:
+        rows = [
+            [row["linear"], row["scheme"], _decibels(row["weight_sqnr"]), _decibels(row["output_sqnr"])]
+            for row in found["linears"]
+        ]
+        titles = ["linear", "format", "SQNR of weights", "SQNR of outputs"]
+        made.append(("Linears", titles, rows, _right(2, 2)))
+    return made
+
+
+def _groups(groups: Sequence[Mapping[str, Any]], known: Sequence[str], heads: Sequence[str]) -> Table:
+    """One group rounded at a time, the greatest share of the whole first."""
+    totals = {score: sum(row["powers"].get(score, 0.0) for row in groups) or 1.0 for score in known}
+
+    def share(row: Mapping[str, Any]) -> float:
+        return sum(row["powers"][score] / totals[score] for score in known) / max(len(known), 1)
+
+    rows = [
+        [
+            row["group"],
+            str(row["bits"]),
+            *(_scored(row["scores"], score) for score in known),
+            f"{100 * share(row):.1f} %",
+        ]
+        for row in sorted(groups, key=share, reverse=True)
+    ]
+    return (
+        "Groups, one rounded at a time",
+        ["group", "bits", *heads, "share"],
+        rows,
+        _right(1, len(heads) + 2),
+    )
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The whole result as a document."""
+    measured = found["measured_on"]
+    where = ", ".join(measured["suites"]) or "drawn samples"
+    parts = [
+        f"# Sensitivity of {found['checkpoint']} to {found['recipe']}\n",
+        f"{measured['samples']} samples of {where}, {found['device']}, {found['dtype']}; calibration "
+        f"{found['calibration']}. KL in nats a token and relative error of velocities, with standard errors over "
+        "samples; SQNR in dB.\n",
+    ]
+    for title, titles, rows, right in tables(found, linears=True):
+        parts.append(f"## {title}\n\n{markdown_table(titles, rows, right)}")
+    return "\n".join(parts)
+
+
+def _right(left: int, right: int) -> list[bool]:
+    return [False] * left + [True] * right
+
+
+def _decibels(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} dB"
+
+
+def _scored(scores: Mapping[str, float | None], score: str) -> str:
+    value, error = scores.get(score), scores.get(f"{score}_se")
+    if value is None:
+        return ""
+    written = number(value, 4, value)
+    return written if error is None else f"{written} ± {number(error, 4, value)}"

@@ -1,0 +1,119 @@
+"""``variants sensitivity``: how much a checkpoint suffers from a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from core.calibration.record import find_calibration
+from core.checkpoints.resolve import resolve
+from core.errors import UsageError
+from core.files import write_text
+from core.quantization import recipe as recipes
+from workbench.cli.launch import detach_option, run_job
+from workbench.cli.session import GroupSize, json_option, print_json, print_table
+
+FORMATS = ("table", "markdown", "json")
+
+
+@click.command("sensitivity")
+@click.argument("checkpoint")
+@click.option("--recipe", default="int4-best", show_default=True, help="A recipe's name, or a TOML file.")
+@click.option(
+    "--group", type=GroupSize(), help="Weights that share a scale, in place of what the recipe says."
+)
+@click.option(
+    "--calibration", required=True, help="A calibration's name or folder, whose rows are measured on."
+)
+@click.option(
+    "--suite",
+    "suites",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="Samples whose answers and velocities are measured on (text or text:FILE for a causal LM); may be given "
+    "several times. Without it, samples that are drawn for the embedded checkpoint, or the text that comes along.",
+)
+@click.option("--limit", type=click.IntRange(1), help="Only the first so many samples of each suite.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    default="table",
+    show_default=True,
+    help="markdown and json have every linear.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write markdown or JSON to this file."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@detach_option
+@json_option
+@click.pass_context
+def sensitivity(
+    ctx: click.Context,
+    checkpoint: str,
+    recipe: str,
+    group: int | Literal["channel"] | None,
+    calibration: str,
+    suites: tuple[str, ...],
+    limit: int | None,
+    format_: str,
+    out: Path | None,
+    device: str,
+    detach: bool,
+    as_json: bool,
+) -> None:
+    """Measure where a recipe hurts a CHECKPOINT.
+
+    Step by step of the recipe, run in the model: KL of its answers and error of its velocities. Layer by layer and
+    linear by linear: signal to quantization noise of weights and of outputs on the calibration's rows. Group by group
+    of linears, rounded alone: what the mixed recipe chooses its widths by.
+    """
+    from core.evaluation import suites as known
+    from workbench.cli.evaluate import absolute_suite
+
+    if out is not None and format_ == "table":
+        format_ = "json" if out.suffix == ".json" else "markdown"
+    store = ctx.obj.open(create=True)
+    # What is plainly wrong is said now, before a job is queued.
+    recipes.load(recipe).with_group(group)
+    resolve(checkpoint, store)
+    find_calibration(store, calibration)
+    names = [absolute_suite(name) for name in suites]
+    for name in names:
+        known.load(name, limit)
+    spec: dict[str, Any] = {
+        "checkpoint": absolute_suite(checkpoint),
+        "recipe": recipe if recipe in recipes.names() else str(Path(recipe).expanduser().resolve()),
+        "group": group,
+        "calibration": absolute_suite(calibration),
+        "suites": names,
+        "limit": limit,
+        "device": device,
+    }
+    run_job(ctx, "sensitivity", spec, detach, as_json, show=lambda row: _show(row["result"], format_, out))
+
+
+def _show(result: dict[str, Any], format_: str, out: Path | None) -> None:
+    import json
+
+    from core.quantization.sensitivity_report import markdown, tables
+
+    path = Path(result["path"])
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}); measure again") from error
+    if out is not None:
+        write_text(out, json.dumps(found, indent=1) + "\n" if format_ == "json" else markdown(found))
+        click.echo(f"{out} written", err=True)
+    elif format_ == "json":
+        print_json(found)
+    elif format_ == "markdown":
+        click.echo(markdown(found), nl=False)
+    else:
+        for number, (title, titles, rows, right) in enumerate(tables(found)):
+            click.echo(("\n" if number else "") + title)
+            print_table(titles, rows, [head for head, end in zip(titles, right, strict=True) if end])
