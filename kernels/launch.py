@@ -105,7 +105,16 @@ def launch(
         constants["launch_pdl"] = True
     share = triton.cdiv(triton.cdiv(weight.columns, BLOCK * config.blocks), splits)
     matmul[(across, tiles, splits)](
-        *tensors, m, n, weight.columns, splits, share, config.ahead or 0, x.stride(0), out.stride(0), **constants
+        *tensors,
+        m,
+        n,
+        weight.columns,
+        splits,
+        share,
+        config.ahead or 0,
+        x.stride(0),
+        out.stride(0),
+        **constants,
     )
     return out
 
