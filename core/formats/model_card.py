@@ -43,7 +43,10 @@ def model_card(
         # The licence is the base model's, which its files do not tell.
         head = ["library_name: transformers", f"base_model: {base}", "tags: [compressed-tensors, quantized]"]
         names = "tensor names are the base model's"
-        names += "." if outer else ", and transformers loads it where compressed-tensors is installed."
+        # transformers expands all weights by one format, and lays packed zeros out wrongly where there are several.
+        several = len({record["scheme"] for record in records}) > 1
+        loads = not outer and (scheme.symmetric or not several)
+        names += ", and transformers loads it where compressed-tensors is installed." if loads else "."
     lines = [
         "---",
         *head,

@@ -100,8 +100,9 @@ def write_companions(
         if family_of(source) == "huggingface":
             name = HF_CONFIG_FILE
             # transformers would otherwise lay the module out as compressed before it reads the files, which
-            # compressed-tensors gets wrong for packed zeros; either way it computes with dense weights.
-            quantization = quantization | {"dequantize": True}
+            # compressed-tensors gets wrong for packed zeros; either way it computes with dense weights. Where there
+            # are several formats it must do so, as it expands all weights by the first.
+            quantization = quantization | {"dequantize": len(quantization["config_groups"]) == 1}
         config = json.loads((source / name).read_text(encoding="utf-8"))
         merged = config | {"tie_word_embeddings": tied, "quantization_config": quantization}
         for key in {"dtype", "torch_dtype"} & config.keys():

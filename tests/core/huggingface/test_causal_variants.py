@@ -154,3 +154,20 @@ def test_what_does_not_fit_is_refused(hf_world: Any, tmp_path: Path) -> None:
     mine = hf_world.calibration("llama")["calibration"]
     with pytest.raises(UsageError, match=r"model\.layers\.0\.self_attn\.q_proj saw 1024 tokens and 13 more"):
         quantize.run(spec | {"recipe": str(greedy), "group": None, "calibration": mine}, hf_world.context)
+
+
+def test_transformers_loads_several_widths_where_they_have_no_zeros(hf_world: Any, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    recipe = tmp_path / "two.toml"
+    recipe.write_text(
+        'name = "two"\n[format]\nbits = 4\ngroup = 32\nsymmetric = true\n[widths]\n"layers.0.*.down" = 8\n'
+    )
+    folder = Path(hf_world.variant("qwen2", str(recipe))["path"])
+    ours = load_text_model(folder, "cpu", torch.bfloat16)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    tokens, _ = ours.encode(TEXT)
+    with torch.inference_mode():
+        wanted = theirs(torch.tensor([tokens])).logits[0, :-1].float()
+    assert torch.equal(ours.logits(tokens, 1), wanted)
+    assert "transformers loads it" in (folder / "README.md").read_text()
