@@ -88,11 +88,11 @@ def _gemv(
     tl.store(out_ptr + m * out_stride + rows, result.to(out_ptr.dtype.element_ty), mask=rows < N)
 
 
-def gemv(
-    x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | None, out: Tensor, block_n: int = 4
-) -> Tensor:
+def gemv(x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
     """``x W^T + bias`` of rows x [M, K], each in programs of its own, written to ``out`` [M, N]."""
     rows, words = packed.shape
+    # Few rows a program keep many programs on the device; the interpreter's time goes by programs.
+    block_n = 4 if x.is_cuda else 64
     _gemv[(x.shape[0], triton.cdiv(rows, block_n))](
         x, packed, scale, x if bias is None else bias, out, rows, words, x.stride(0), out.stride(0),
         GROUP=words // scale.shape[1], BIAS=bias is not None, FAST=x.is_cuda, BLOCK_N=block_n,
