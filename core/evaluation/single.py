@@ -9,6 +9,7 @@ from pathlib import Path
 
 from core.checkpoints.describe import describe
 from core.checkpoints.resolve import resolve
+from core.errors import UsageError
 from core.evaluation.drawings import sampling
 from core.evaluation.fit import check_samples
 from core.evaluation.suites import Sample, Settings
@@ -78,10 +79,14 @@ class Session:
         """Find the checkpoint.
 
         Raises:
-            UsageError: an unknown name, device or dtype.
+            UsageError: an unknown name, device or dtype, or a model that is no Lance.
             CheckpointError: a damaged folder.
         """
         self.info = describe(resolve(name, store))
+        if self.info.family != "lance":
+            raise UsageError(
+                f"{self.info.name}: is no Lance, and no other model runs its tasks; name a Lance"
+            )
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
         self.say = say
