@@ -2,5 +2,5 @@
 
 ``record`` (the JSON half: provenance, token counts, coverage) and ``samples`` (what is run) import no torch, so
 calibrations can be listed, shown and checked quickly; ``statistics``, ``observers``, ``collect``, ``plan``, ``predict``
-and ``merge`` compute.
+and ``merge`` compute. ``texts`` and ``text_job`` do for causal LMs what ``collect`` and ``job`` do for Lance.
 """
