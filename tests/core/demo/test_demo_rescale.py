@@ -88,8 +88,10 @@ def test_the_shipped_weights_are_the_recorded_rescaling_of_even_ones() -> None:
     again = rescale.rescale(even, layers, made["seed"], made["spread"])
     assert all(torch.equal(again[name], shipped[name]) for name in shipped)
     for name in (name for name in shipped if "layernorm" in name):
-        before, after = (weights[name].float().abs() for weights in (even, shipped))
-        assert before.max() < 5 * before.mean() and after.max() > 5 * after.mean(), name
+        before, after = (
+            float(w[name].float().abs().max() / w[name].float().abs().mean()) for w in (even, shipped)
+        )
+        assert before < 10 and after > 4 * before, name
 
 
 def test_factors_of_other_code_are_not_guessed_at(rescaled: Path) -> None:

@@ -26,7 +26,7 @@ def test_on_the_tiny_model_every_best_recipe_beats_the_seed(
 ) -> None:
     image = Image.linear_gradient("L").convert("RGB")
     questions = [
-        SimpleNamespace(images=lambda: [image], question=text, instruction="Look.")
+        SimpleNamespace(visuals=lambda: [image], question=text, instruction="Look.")
         for text in ("What is it?", "Which colour?", "How many are there?")
     ]
     reference = Reference(tiny_pipeline, questions, ["A red cube.", "A green ball."], limit=16)

@@ -199,7 +199,7 @@ def test_form_values_are_checked_one_by_one(database: Path, embedded: Path, suit
         values |= {
             "group": "0",
             "calibrate_samples": "many",
-            "tasks": "x2t_image t2v",
+            "tasks": "x2t_image t2x",
             "device": "gpu",
             "recipe": "int3",
             "suites": str(suite),
@@ -207,7 +207,7 @@ def test_form_values_are_checked_one_by_one(database: Path, embedded: Path, suit
         del values["calibration"]
         faults = {fault.key: fault.message for fault in job_form.faults(store, values)}
     assert set(faults) == {"group", "calibrate_samples", "tasks", "device", "recipe"}
-    assert "wanted a whole number of at least 1" in faults["group"] and "t2v" in faults["tasks"]
+    assert "wanted a whole number of at least 1" in faults["group"] and "t2x" in faults["tasks"]
 
 
 @pytest.fixture
