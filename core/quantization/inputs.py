@@ -69,7 +69,7 @@ class CalibrationInputs:
             torch.full((len(part),), w / float(e) / max(len(part), 1))
             for part, w, e in zip(sample, weights.values(), energy, strict=True)
         ]
-        bucket = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(part) for part in rows]))
+        bucket = torch.cat([torch.full((len(part),), index) for index, part in enumerate(rows)])
         return Inputs(
             torch.cat(rows).to(self._device).float(),
             bucket.to(self._device),
