@@ -132,21 +132,26 @@ class TextDivergence:
     def __init__(self, reader: Reader, documents: Sequence[str], count: int) -> None:
         """Read ``count`` pieces, spread evenly over ``documents``."""
         self._reader = reader
-        pieces = []
+        pieces: list[tuple[list[int], int]] = []
         for document in documents:
             tokens, given = reader.encode(document)
-            pieces += [tokens[start : start + PIECE] for start in range(given, len(tokens) - 1, PIECE)]
-        chosen = [pieces[index * len(pieces) // count] for index in range(min(count, len(pieces)))]
+            size, first = min(PIECE, reader.context) - given, max(1, given)
+            # Special tokens that begin a text begin every piece: many models lean on them.
+            cut = [[*tokens[:given], *tokens[at : at + size]] for at in range(given, len(tokens), size)]
+            pieces += [(piece, first) for piece in cut if len(piece) > first]
+        count = min(count, len(pieces))
+        chosen = [pieces[index * len(pieces) // count] for index in range(count)]
         self._known = [
-            (tokens, likelihood.log_probs(reader.logits(tokens, 1), KEPT, KEPT)) for tokens in chosen
+            (piece, first, likelihood.log_probs(reader.logits(piece, first), KEPT, KEPT))
+            for piece, first in chosen
         ]
 
     @torch.inference_mode()
     def measure(self) -> list[float]:
         """Mean KL of each piece."""
         return [
-            float(likelihood.score(kept, self._reader.logits(tokens, 1), tokens[1:]).kl.mean())
-            for tokens, kept in self._known
+            float(likelihood.score(kept, self._reader.logits(piece, first), piece[first:]).kl.mean())
+            for piece, first, kept in self._known
         ]
 
 

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from core.calibration import job as calibrate
+from core.calibration.samples import drawn
 from core.checkpoints.describe import describe
+from core.demo import CHECKPOINT
 from core.errors import UsageError
-from core.evaluation import divergence, suites
+from core.evaluation import divergence, statistics, suites
 from core.evaluation.suites import Settings
 from core.quantization import job, sensitivity_job
 from core.quantization import recipe as recipes
@@ -69,6 +72,17 @@ def test_every_linear_layer_and_group_is_measured(world: Any) -> None:
         assert row["scores"]["velocity"] > 0 or ".und." in row["group"]
 
 
+def run_as(pipeline: Any, folder: Path) -> None:
+    """Give a plain model the weights that a variant runs with."""
+    variant = load_model(folder, "cpu", torch.float32)
+    with torch.no_grad():
+        for name, module in variant.model.named_modules():
+            if isinstance(module, QuantizedLinear):
+                pipeline.model.get_parameter(f"{name}.weight").copy_(module.weight())
+        for name, parameter in variant.model.language_model.named_parameters(prefix="language_model"):
+            pipeline.model.get_parameter(name).copy_(parameter)
+
+
 def test_a_step_measures_what_the_variant_it_makes_does(
     world: Any, tiny_checkpoint: Path, context: Any
 ) -> None:
@@ -79,13 +93,7 @@ def test_a_step_measures_what_the_variant_it_makes_does(
     settings = Settings.combine(describe(tiny_checkpoint).defaults)
     pipeline = load_model(tiny_checkpoint, "cpu", torch.float32, observed=True)
     measured = divergence.of_lance(pipeline, samples, settings)
-    variant = load_model(Path(done["path"]), "cpu", torch.float32)
-    with torch.no_grad():
-        for name, module in variant.model.named_modules():
-            if isinstance(module, QuantizedLinear):
-                pipeline.model.get_parameter(f"{name}.weight").copy_(module.weight())
-        for name, parameter in variant.model.named_parameters():
-            pipeline.model.get_parameter(name).copy_(parameter)
+    run_as(pipeline, Path(done["path"]))
     last = world.found["steps"][-1]["scores"]
     for one in measured:
         assert divergence.mean(one).value == pytest.approx(last[one.score], rel=1e-4)
@@ -134,3 +142,25 @@ def test_what_cannot_be_chosen_is_said(world: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="recipe mine looks at activations: give it a calibration"):
         sensitivity_job.run(world.spec | {"recipe": str(path), "calibration": None}, world.context)
+
+
+@pytest.mark.slow
+def test_on_the_embedded_lance_mixed_widths_beat_four_bits_in_the_same_bytes(context: Any) -> None:
+    base = {"checkpoint": str(CHECKPOINT), "device": "cpu"}
+    calibration = calibrate.run(base | {"samples": 42, "name": "mixed"}, context)["path"]
+    pipeline = load_model(CHECKPOINT, "cpu", torch.float32)
+    settings = Settings.combine(describe(CHECKPOINT).defaults)
+    samples = [*drawn("x2t_image", 63, 7), *drawn("t2i", 6, 7)]
+    measured = divergence.of_lance(pipeline, samples, settings)
+    powers, sizes = {}, {}
+    for recipe in ("int4-best", "mixed"):
+        done = job.run(base | {"recipe": recipe, "calibration": calibration}, context)
+        sizes[recipe] = done["size_bytes"]
+        run_as(pipeline, Path(done["path"]))
+        values = {one.score: one.measure() for one in measured}
+        powers[recipe] = {score: divergence.power(score, found) for score, found in values.items()}
+        print(recipe, sizes[recipe], {score: statistics.mean(found) for score, found in values.items()})
+    assert sizes["mixed"] <= sizes["int4-best"]
+    assert powers["mixed"]["velocity"] < powers["int4-best"]["velocity"]
+    # Both experts together, each against four bits throughout.
+    assert sum(powers["mixed"][score] / powers["int4-best"][score] for score in powers["mixed"]) < 2
