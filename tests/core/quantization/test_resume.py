@@ -88,7 +88,10 @@ def test_kills_at_random_moments_change_nothing(spec: dict[str, Any], tmp_path: 
             shutil.rmtree(variants)  # it was done before the signal came: begin again
             continue
         killed += 1
-        layers_kept.add(len(list((variants / f".{NAME}.work").glob("layer-*.json"))))
+        kept = len(list((variants / f".{NAME}.work").glob("layer-*.json")))
+        layers_kept.add(kept)
+        if kept == 0:
+            duration *= 1.2  # the machine has become slower than it was for the calm run
         if (variants / NAME).is_dir():
             assert digests(variants / NAME) == wanted
     assert finish(start(spec, database)) == 0
