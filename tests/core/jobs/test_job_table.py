@@ -112,7 +112,9 @@ def test_a_job_that_ends_closes_its_open_runs(queue: Queue) -> None:
 
 
 def test_mistakes_are_named(queue: Queue) -> None:
-    with pytest.raises(UsageError, match="'paint': unknown; known are calibrate, quantize, sensitivity, evaluate, bench"):
+    with pytest.raises(
+        UsageError, match="'paint': unknown; known are calibrate, quantize, sensitivity, evaluate, bench"
+    ):
         queue.submit("paint")
     with pytest.raises(UsageError, match="job 9: not in"):
         jobs.submit(queue.store, "nap", {}, depends_on=9)

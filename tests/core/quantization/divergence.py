@@ -30,7 +30,9 @@ class Reference:
         self.settings = pipeline.defaults
         self.questions, self.prompts = questions, prompts
         self.answers = [
-            answer(pipeline, q.visuals(), q.question, q.instruction, limit, self.settings["resolution"]).tokens
+            answer(
+                pipeline, q.visuals(), q.question, q.instruction, limit, self.settings["resolution"]
+            ).tokens
             for q in questions
         ]
         self.logits = self._logits(pipeline)
