@@ -313,7 +313,8 @@ class Table(Widget, can_focus=True):
         for position, column in enumerate(self.shown()):
             cells = self._first_width() if position == 0 else column.width
             text = clip(column.cell(row), cells)
-            if column.best and self.source.is_best(row, column):
+            # Under the cursor all is of one style: every other one costs as many bytes again as its text.
+            if column.best and not at_cursor and self.source.is_best(row, column):
                 put(text, base + look.BOLD)
             else:
                 put(text)
