@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 from core.calibration import texts
-from core.calibration.job import register, summary
-from core.calibration.merge import write_calibration
 from core.calibration.record import CalibrationRecord
+from core.calibration.recording import keep, start_run
 from core.calibration.statistics import Statistics
 from core.checkpoints.describe import CheckpointInfo
 from core.errors import UsageError
 from core.evaluation.prose import documents_of
-from core.files import sha256_text
 from core.jobs.context import JobContext
 from core.runtime.causal_lm import load_text_model
 from core.runtime.device import pick_device, pick_dtype
-from core.store.manifest import collect
 
 
 def run_texts(info: CheckpointInfo, spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
@@ -46,22 +42,17 @@ def run_texts(info: CheckpointInfo, spec: dict[str, Any], context: JobContext) -
     chosen = texts.pieces(model, documents, count, seed)
     data = texts.fingerprint(chosen)
     name = str(spec.get("name") or f"{info.name}_{texts.TASK}-n{len(chosen)}-s{seed}")
-    run_id = context.store.start_run(
-        kind="calibrate",
-        checkpoint=info.name,
-        task=texts.TASK,
+    run_id = start_run(
+        context,
+        info,
+        spec,
+        seed=seed,
+        tasks=tasks,
         samples=len(chosen),
         suite=spec.get("suite"),
-        job_id=context.job_id,
-        device=str(device),
-        spec_hash=sha256_text(json.dumps(spec, sort_keys=True)),
-        manifest=collect(
-            device=str(device),
-            kernel_path=f"torch:{device.type}",
-            seeds={"samples": seed, "rows": seed},
-            checkpoint=info.fingerprint,
-            data=data,
-        ),
+        device=device,
+        data=data,
+        notes={},
     )
     total = sum(len(piece.tokens) for piece in chosen)
     context.log(f"{name}: {len(chosen)} sequences of {source.name}, {total:,} tokens, on {device}")
@@ -89,9 +80,4 @@ def run_texts(info: CheckpointInfo, spec: dict[str, Any], context: JobContext) -
         statistics_sha256="",
         settings={"sequence": min(texts.SEQUENCE, model.positions)},
     )
-    folder = context.data_dir / "calibrations" / name
-    record = write_calibration(folder, statistics, record)
-    register(context.store, folder, record)
-    seconds = time.monotonic() - started
-    context.store.finish_run(run_id, "succeeded", seconds)
-    return summary(folder, record) | {"run": run_id, "seconds": round(seconds, 3), "unseen_linears": 0}
+    return keep(context, run_id, started, statistics, record).figures | {"unseen_linears": 0}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from core.calibration.job import register
 from core.calibration.record import load_record
+from core.calibration.recording import register
 from core.calibration.samples import plain_questions, sample_set
 from core.errors import UsageError
 from core.evaluation import job, overlap, suites
