@@ -27,7 +27,7 @@ _SCORES = (
     "exact", "levenshtein", "ratio", "jaccard", "kl", "kl_p99", "kl_max", "top1", "nll",
     "psnr", "mae", "cosine", "velocity",
 )  # fmt: skip
-_SAMPLE_SCORES = (
+SAMPLE_SCORES = (
     "levenshtein",
     "ratio",
     "jaccard",
@@ -128,7 +128,7 @@ def _sample(comparison: Comparison, number: int, pair: Pair, pictures: Mapping[s
     if pair.differs or pair.first["task"] == PERPLEXITY:
         if pair.first["task"] in ANSWERING:
             lines += ["Difference:\n", fenced(marked(pair.first["text"] or "", pair.second["text"] or ""))]
-        known = [column for column in columns.chosen(_SAMPLE_SCORES) if column.key in pair.scores]
+        known = [column for column in columns.chosen(SAMPLE_SCORES) if column.key in pair.scores]
         lines.append(
             " · ".join(
                 f"{column.title} {columns.value_text(column, pair.scores[column.key])}" for column in known

@@ -16,19 +16,6 @@ if TYPE_CHECKING:
     from core.store import Store
 
 FORMATS = ("table", "markdown", "json")
-_SAMPLE = (
-    "levenshtein",
-    "ratio",
-    "jaccard",
-    "kl",
-    "kl_max",
-    "top1",
-    "nll",
-    "psnr",
-    "mae",
-    "cosine",
-    "velocity",
-)
 
 
 @click.command()
@@ -146,6 +133,7 @@ def _print(comparisons: Sequence[Comparison], verdicts: Sequence[Verdict], chose
 def _print_table(comparison: Comparison) -> None:
     """The scores, then every sample in a line."""
     from core.evaluation import prose
+    from core.evaluation.report import SAMPLE_SCORES
     from core.store import columns
 
     first, second = comparison.first, comparison.second
@@ -161,7 +149,7 @@ def _print_table(comparison: Comparison) -> None:
         [[column.title, columns.text(column, scores)] for column in known],
         ["value"],
     )
-    shown = columns.without_empty(columns.chosen(_SAMPLE), [pair.scores for pair in comparison.pairs])
+    shown = columns.without_empty(columns.chosen(SAMPLE_SCORES), [pair.scores for pair in comparison.pairs])
     titles = [column.title for column in shown]
     print_table(
         ["sample", "", *titles],
