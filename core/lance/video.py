@@ -88,12 +88,8 @@ def read_clip(path: Path) -> Clip:
         WorkbenchError: PyAV is not installed.
     """
     av = _av()
-    if not path.is_file():
-        raise DataError(f"{path}: no such video")
     try:
         total, fps = _measure(av, path)
-        if not total:
-            raise DataError(f"{path}: holds no video frames; wanted at least one")
         indices = frame_indices(total, fps)
         frames, decoded = _decode(av, path, indices)
         if len(frames) < len(set(indices)) and decoded:
@@ -122,12 +118,8 @@ def clip_shape(path: Path) -> tuple[int, int, int]:
         WorkbenchError: PyAV is not installed.
     """
     av = _av()
-    if not path.is_file():
-        raise DataError(f"{path}: no such video")
     try:
         total, fps = _measure(av, path)
-        if not total:
-            raise DataError(f"{path}: holds no video frames; wanted at least one")
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             return int(stream.width), int(stream.height), len(frame_indices(total, fps))
@@ -141,13 +133,19 @@ def _unreadable(path: Path, error: Exception) -> DataError:
 
 
 def _measure(av: Any, path: Path) -> tuple[int, int]:
-    """Packets of the first video stream (0 without one) and its rounded frame rate."""
+    """Packets of the first video stream and its rounded frame rate.
+
+    Raises:
+        DataError: no such file, or no video frames in it.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such video")
     with av.open(str(path)) as container:
-        if not container.streams.video:
-            return 0, FALLBACK_FPS
-        stream = container.streams.video[0]
-        rate = stream.average_rate
-        packets = sum(1 for packet in container.demux(stream) if packet.size)
+        streams = container.streams.video
+        rate = streams[0].average_rate if streams else None
+        packets = sum(1 for packet in container.demux(streams[0]) if packet.size) if streams else 0
+    if not packets:
+        raise DataError(f"{path}: holds no video frames; wanted at least one")
     # A slide show of less than a frame in two seconds would round to zero.
     return packets, max(1, round(rate)) if rate else FALLBACK_FPS
 
