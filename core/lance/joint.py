@@ -87,6 +87,11 @@ def run_together(model: Lance, streams: Sequence[Stream], time: float | None = N
     Args:
         time: the flow time of the target blocks, for observers.
     """
+    return hidden_states(model, streams, time)
+
+
+def hidden_states(model: Lance, streams: Sequence[Stream], time: float | None = None) -> list[torch.Tensor]:
+    """What ``run_together`` computes, open to gradients."""
     rows = [_rows(model, stream) for stream in streams]
     device = model.device
     cos, sin = model.rotary(torch.cat([row.positions for row in rows], dim=1))
