@@ -143,9 +143,9 @@ def _check_calibration(store: Store, values: Mapping[str, str]) -> None:
 
 def _check_tasks(text: str) -> None:
     from core.calibration.samples import MIXED
-    from core.evaluation import suites
+    from core.evaluation import samples
 
-    known = (*suites.TASKS, MIXED)
+    known = (*samples.TASKS, MIXED)
     if not text.split():
         raise UsageError(f"calibrate on: empty, wanted some of {', '.join(known)}")
     for task in text.split():

@@ -16,7 +16,7 @@ from core.calibration.observers import Observer, Share
 from core.calibration.samples import MIXED
 from core.calibration.statistics import Statistics
 from core.evaluation import requests
-from core.evaluation.suites import ANSWERING, Sample, Settings
+from core.evaluation.samples import ANSWERING, Sample, Settings
 from core.lance.joint import Stream, run_together
 from core.lance.loading import Pipeline
 from core.lance.sampler import Sampling, sample

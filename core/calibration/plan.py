@@ -18,7 +18,7 @@ from core.evaluation.extent import extent
 from core.evaluation.fit import check_task
 from core.evaluation.footprint import Footprint, footprint
 from core.evaluation.overlap import Evaluated
-from core.evaluation.suites import DEFAULT_TASKS, Settings
+from core.evaluation.samples import DEFAULT_TASKS, Settings
 from core.lance.loading import load_tokenizer
 from core.runtime.device import pick_device, pick_dtype
 from core.runtime.memory import free_bytes

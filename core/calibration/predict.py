@@ -9,7 +9,7 @@ from core.calibration.collect import stratified
 from core.calibration.samples import MIXED
 from core.evaluation.drawings import sampling
 from core.evaluation.extent import Extent
-from core.evaluation.suites import Settings
+from core.evaluation.samples import Settings
 from core.lance.roles import Role
 
 Table = dict[str, dict[Role, int]]

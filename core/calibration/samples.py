@@ -13,7 +13,7 @@ from core.errors import UsageError
 from core.evaluation import suites
 from core.evaluation.lance_samples import INSTRUCTION_TEXT
 from core.evaluation.overlap import Evaluated
-from core.evaluation.suites import GENERATION, TASKS, TEXT, UNDERSTANDING, Sample
+from core.evaluation.samples import GENERATION, TASKS, TEXT, UNDERSTANDING, Sample
 from core.evaluation.visuals import CAPTIONED, DrawnClip, DrawnPicture
 from core.files import sha256_text
 from core.lance.prompts import INSTRUCTION_IMAGE, INSTRUCTION_VIDEO

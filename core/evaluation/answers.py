@@ -11,7 +11,7 @@ import torch
 from core.errors import CheckpointError, UsageError
 from core.evaluation import likelihood, media, requests, statistics, text_scores
 from core.evaluation.baseline import LIKELIHOOD, Baseline
-from core.evaluation.suites import Sample, Settings
+from core.evaluation.samples import Sample, Settings
 from core.lance.buckets import VIT_SIDE
 from core.lance.generation import Understanding, decode_text
 from core.lance.loading import Pipeline

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import DataError, UsageError
-from core.evaluation.suites import ANSWERING, PERPLEXITY, Sample
+from core.evaluation.samples import ANSWERING, PERPLEXITY, Sample
 from core.store import Store
 
 LIKELIHOOD, TRAJECTORY = "likelihood.safetensors", "trajectory.safetensors"

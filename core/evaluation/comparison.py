@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from core.errors import UsageError
 from core.evaluation import statistics, text_scores
-from core.evaluation.suites import ANSWERING, PERPLEXITY
+from core.evaluation.samples import ANSWERING, PERPLEXITY
 from core.store import Store
 
 _TOKENS = (

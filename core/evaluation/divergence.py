@@ -17,7 +17,7 @@ from core.evaluation import likelihood, requests, statistics, trajectory
 from core.evaluation.drawings import sampling
 from core.evaluation.likelihood import LogProbs
 from core.evaluation.perplexity import KEPT, Reader
-from core.evaluation.suites import ANSWERING, Sample, Settings
+from core.evaluation.samples import ANSWERING, Sample, Settings
 from core.lance import tasks
 from core.lance.generation import Understanding
 from core.lance.loading import Pipeline

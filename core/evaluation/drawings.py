@@ -15,7 +15,7 @@ from core.demo.recognise import recognise
 from core.errors import CheckpointError
 from core.evaluation import image_scores, media, requests, statistics, trajectory
 from core.evaluation.baseline import TRAJECTORY, Baseline
-from core.evaluation.suites import Sample, Settings
+from core.evaluation.samples import Sample, Settings
 from core.lance import tasks
 from core.lance.loading import Pipeline
 from core.lance.sampler import Sampling

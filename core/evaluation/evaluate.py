@@ -15,8 +15,8 @@ from core.evaluation.drawings import DrawingExaminer
 from core.evaluation.overlap import calibrated_on, contents
 from core.evaluation.perplexity import CONTEXT, TextExaminer
 from core.evaluation.readers import reader_of
+from core.evaluation.samples import ANSWERING, Sample, Settings, Suite
 from core.evaluation.subject import Subject
-from core.evaluation.suites import ANSWERING, Sample, Settings, Suite
 from core.files import sha256_text
 from core.huggingface.loading import CausalLM
 from core.lance.loading import Pipeline

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.evaluation.suites import ANSWERING, Sample, Settings
+from core.evaluation.samples import ANSWERING, Sample, Settings
 from core.lance import prompts
 from core.lance.buckets import vae_grid, vit_grid
 from core.lance.generation import target_grid

@@ -10,7 +10,7 @@ import torch
 from core.checkpoints.describe import describe
 from core.evaluation.extent import extent
 from core.evaluation.footprint import check_fit, footprint
-from core.evaluation.suites import TEXT, Sample, Settings
+from core.evaluation.samples import TEXT, Sample, Settings
 from core.lance.buckets import check_frames
 from core.lance.loading import load_tokenizer
 from core.lance.requests import check_checkpoint

@@ -14,7 +14,7 @@ from typing import Any
 
 from core.errors import UsageError
 from core.evaluation.comparison import Comparison
-from core.evaluation.suites import ANSWERING, PERPLEXITY
+from core.evaluation.samples import ANSWERING, PERPLEXITY
 from core.store import columns
 from core.store.columns import BY_KEY, Column
 

@@ -18,8 +18,8 @@ from core.evaluation.drawings import sampling
 from core.evaluation.evaluate import describe_evaluation, evaluate, spec_hash
 from core.evaluation.fit import check_samples, check_task
 from core.evaluation.overlap import calibrated_on
+from core.evaluation.samples import PERPLEXITY, Settings, Suite
 from core.evaluation.subject import Subject, open_subjects
-from core.evaluation.suites import Settings, Suite
 from core.runtime import enforcement, load_model, pick_device, pick_dtype
 from core.runtime.causal_lm import load_text_model
 
@@ -71,13 +71,13 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     for name in spec["suites"]:
         limit = spec.get("limit")
         suite = suites.load(name, limit.get(name) if isinstance(limit, dict) else limit)
-        if info.family == "huggingface" and suite.task != suites.PERPLEXITY:
+        if info.family == "huggingface" and suite.task != PERPLEXITY:
             raise UsageError(
                 f"{info.name}: is no Lance and is evaluated on running text: wanted {suites.PROSE} or "
                 f"{suites.PROSE}:FILE, {name} is of the task {suite.task}"
             )
         settings = None
-        if suite.task != suites.PERPLEXITY:
+        if suite.task != PERPLEXITY:
             own = {"resolution": spec.get("resolution")}
             settings = Settings.combine(info.defaults, suite.settings, own)
             check_resolution(settings.resolution)

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from core.errors import DataError, UsageError, WorkbenchError
-from core.evaluation.suites import GENERATION, TEXT, UNDERSTANDING, Sample
+from core.evaluation.samples import GENERATION, TEXT, UNDERSTANDING, Sample
 from core.evaluation.visuals import ClipFile, PictureFile
 from core.lance.buckets import check_shape
 from core.lance.prompts import check_words

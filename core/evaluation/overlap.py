@@ -14,7 +14,7 @@ from core.calibration.record import RECORD_FILE, load_record
 from core.checkpoints.describe import own_record
 from core.demo import SUITES
 from core.evaluation import suites
-from core.evaluation.suites import Sample, Suite
+from core.evaluation.samples import Sample, Suite
 from core.store import Store
 
 _DIGITS = 16

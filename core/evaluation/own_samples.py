@@ -12,7 +12,7 @@ from typing import Any
 
 from core.errors import DataError, UsageError
 from core.evaluation.lance_samples import INSTRUCTION_TEXT, check_text, kind_of, read_sample
-from core.evaluation.suites import ANSWERING, GENERATION, TASKS, TEXT, UNDERSTANDING, Sample, Settings, Suite
+from core.evaluation.samples import ANSWERING, GENERATION, TASKS, TEXT, UNDERSTANDING, Sample, Settings, Suite
 from core.evaluation.visuals import CAPTIONED, DrawnClip, DrawnPicture
 from core.lance.prompts import INSTRUCTION_IMAGE, INSTRUCTION_VIDEO
 

@@ -24,7 +24,7 @@ from core.errors import CheckpointError, DataError
 from core.evaluation import likelihood, statistics
 from core.evaluation.baseline import LIKELIHOOD, Baseline
 from core.evaluation.likelihood import LogProbs, TokenScores
-from core.evaluation.suites import Sample
+from core.evaluation.samples import Sample
 
 CONTEXT = 1024
 """Tokens of a window; fewer where a model has fewer positions."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import DataError
-from core.evaluation.suites import PERPLEXITY, Sample, Suite
+from core.evaluation.samples import PERPLEXITY, Sample, Suite
 from core.store.columns import Column
 
 SHIPPED = Path(__file__).parent / "texts" / "alice.txt"

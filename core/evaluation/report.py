@@ -8,7 +8,7 @@ from typing import Any
 
 from core.evaluation import prose
 from core.evaluation.comparison import Comparison, Pair, words
-from core.evaluation.suites import ANSWERING, PERPLEXITY
+from core.evaluation.samples import ANSWERING, PERPLEXITY
 from core.store import columns, export
 
 _RUN_COLUMNS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.evaluation.suites import TEXT, Sample, Settings
+from core.evaluation.samples import TEXT, Sample, Settings
 from core.lance import tasks
 from core.lance.generation import Understanding
 from core.lance.loading import Pipeline

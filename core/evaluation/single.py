@@ -12,7 +12,7 @@ from core.checkpoints.resolve import resolve
 from core.errors import UsageError
 from core.evaluation.drawings import sampling
 from core.evaluation.fit import check_samples
-from core.evaluation.suites import Sample, Settings
+from core.evaluation.samples import Sample, Settings
 from core.evaluation.visuals import ClipFile, PictureFile
 from core.lance import tasks
 from core.lance.generation import MAX_NEW_TOKENS, Answer

@@ -13,7 +13,7 @@ from typing import Any
 from core.errors import DataError
 from core.evaluation.lance_samples import kind_of, read_sample
 from core.evaluation.own_samples import read_own
-from core.evaluation.suites import TEXT, Sample, Suite
+from core.evaluation.samples import TEXT, Sample, Suite
 
 
 def read(path: Path, task: str | None = None) -> Suite:

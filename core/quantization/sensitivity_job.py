@@ -23,7 +23,8 @@ from core.errors import DataError, UsageError
 from core.evaluation import divergence, suites
 from core.evaluation.divergence import Divergence
 from core.evaluation.readers import reader_of
-from core.evaluation.suites import GENERATION, PERPLEXITY, PROSE, UNDERSTANDING, Sample, Settings
+from core.evaluation.samples import GENERATION, PERPLEXITY, UNDERSTANDING, Sample, Settings
+from core.evaluation.suites import PROSE
 from core.files import sha256_text, write_text
 from core.quantization import sensitivity
 from core.quantization.inputs import CalibrationInputs

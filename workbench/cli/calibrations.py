@@ -14,12 +14,13 @@ from core.checkpoints.describe import CheckpointInfo, describe
 from core.checkpoints.resolve import resolve
 from core.errors import UsageError
 from core.evaluation import suites
+from core.evaluation.samples import DEFAULT_TASKS, TASKS
 from core.store import Store
 from workbench.cli.launch import detach_option, run_job
 from workbench.cli.session import Session, json_option, print_fields, print_json, print_table
 
-_TASKS = (*suites.TASKS, MIXED)
-_DEFAULT = ",".join(suites.DEFAULT_TASKS)
+_TASKS = (*TASKS, MIXED)
+_DEFAULT = ",".join(DEFAULT_TASKS)
 _ROLES = ("text", "vit", "answer", "clean", "noisy")
 
 
@@ -123,7 +124,7 @@ def _check_samples(spec: dict[str, Any], info: CheckpointInfo, store: Store) -> 
 
     sample_set(
         info.name,
-        spec["tasks"] or list(suites.DEFAULT_TASKS),
+        spec["tasks"] or list(DEFAULT_TASKS),
         spec["samples"] or DEFAULT_SAMPLES,
         spec["suites"],
         spec["seed"],

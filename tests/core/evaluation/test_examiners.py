@@ -10,7 +10,8 @@ import torch
 
 from core.evaluation.answers import AnswerExaminer
 from core.evaluation.drawings import DrawingExaminer
-from core.evaluation.suites import PictureFile, Sample, Settings
+from core.evaluation.samples import Sample, Settings
+from core.evaluation.visuals import PictureFile
 from core.lance.generation import answer, imagine, teacher_forced
 from core.lance.sampler import Sampling
 from core.store import Store

@@ -13,6 +13,8 @@ from PIL import Image
 
 from core.errors import DataError, UsageError
 from core.evaluation import lance_samples, suites
+from core.evaluation.samples import Settings, check_size
+from core.evaluation.visuals import PictureFile
 from core.lance.video import Clip, write_media
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "lance" / "x2t_image"
@@ -50,7 +52,7 @@ def test_questions(folder: Path) -> None:
         "Two.",
     )
     assert first.visuals()[0].size == (20, 10)
-    assert suite.samples[1].pictures == (suites.PictureFile((folder / "media/dog.png").resolve()),)
+    assert suite.samples[1].pictures == (PictureFile((folder / "media/dog.png").resolve()),)
 
 
 def test_media_are_sought_from_the_working_directory_first(
@@ -114,7 +116,7 @@ def test_own_format_and_settings(folder: Path) -> None:
         "resolution": "image_256res", "height": 96, "width": 96, "num_steps": 30,
         "timestep_shift": 3.5, "cfg_text_scale": 4.0, "rounding": "plain",
     }  # fmt: skip
-    settings = suites.Settings.combine(defaults, suite.settings, {"resolution": None, "width": 32})
+    settings = Settings.combine(defaults, suite.settings, {"resolution": None, "width": 32})
     assert (settings.num_steps, settings.height, settings.width) == (4, 64, 32)
     assert settings.resolution == "image_256res"
 
@@ -290,7 +292,7 @@ def test_unknown_suite_lists_what_there_is(tmp_path: Path) -> None:
 )
 def test_sizes_lance_cannot_draw(size: tuple[int, int], nearest: str) -> None:
     with pytest.raises(UsageError, match=nearest):
-        suites.check_size(*size)
+        check_size(*size)
 
 
 @pytest.mark.skipif(

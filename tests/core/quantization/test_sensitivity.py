@@ -17,7 +17,7 @@ from core.checkpoints.describe import describe
 from core.demo import CHECKPOINT
 from core.errors import UsageError
 from core.evaluation import divergence, statistics, suites
-from core.evaluation.suites import Settings
+from core.evaluation.samples import Settings
 from core.quantization import job, sensitivity_job
 from core.quantization import recipe as recipes
 from core.quantization.sensitivity_report import markdown
