@@ -15,7 +15,7 @@ import torch
 from core.lance.context import Context
 from core.lance.decoder import Routing
 from core.lance.model import Lance
-from core.lance.packing import Packed, Split, visibility
+from core.lance.packing import CAPTION, Packed, Split, visibility, visible_rows
 from core.lance.roles import Role
 
 
@@ -34,25 +34,41 @@ class Stream:
     """x_t [K, 48] of the target block."""
     times: torch.Tensor | None = None
     """Flow time of each target token, [K]."""
+    caption: bool = True
+    """False: as the unconditional branch of text guidance sees it."""
 
 
 @dataclass(frozen=True)
-class _Rows:
+class Rows:
     """A stream as decoder inputs."""
 
     inputs: torch.Tensor
+    """[n, hidden] on the model's device."""
     positions: torch.Tensor
+    """Rotary positions [3, n]."""
     is_gen: torch.Tensor
+    """bool [n]."""
     roles: torch.Tensor
-    mask: torch.Tensor
+    """int8 [n]."""
+    splits: list[Split]
+    """Those that are run; their lengths add up to n."""
+
+    @property
+    def visible(self) -> torch.Tensor:
+        """Each row sees the first so many: int32 [n]."""
+        return visible_rows(self.splits)
 
 
-def _rows(model: Lance, stream: Stream) -> _Rows:
+def rows_of(model: Lance, stream: Stream) -> Rows:
+    """What of a stream enters the decoder, up to and with its answer or its target block."""
     packed, context = stream.packed, Context(model, stream.packed)
     features, sources = iter(stream.features), iter(stream.sources)
-    inputs, roles, gen = [], [], []
+    inputs, positions, roles, gen = [], [], [], []
     splits: list[Split] = []
+    length = 0
     for split in packed.splits:
+        if split.modality == CAPTION and not stream.caption:
+            continue
         content, times = None, None
         if split.mode == "full":
             content = next(features)
@@ -65,19 +81,22 @@ def _rows(model: Lance, stream: Stream) -> _Rows:
         roles.append(context.roles(split, times))
         gen.append(packed.is_gen(split))
         splits.append(split)
+        # Without its caption only the target moves up; ``Drawing`` says why.
+        moved = split.mode == "noise" and not stream.caption
+        table, first = (packed.uncond_positions, length) if moved else (packed.positions, split.start)
+        positions.append(table[:, first : first + split.length])
+        length += split.length
         if split.mode == "noise":
             break  # what follows the target is not run when it is sampled
-    length = sum(split.length for split in splits)
-    positions = packed.positions[:, :length]
     if stream.answer:
         count = len(stream.answer)
         inputs.append(model.embed_text(torch.tensor(list(stream.answer))))
         roles.append(torch.full((count,), int(Role.ANSWER), dtype=torch.int8))
         gen.append(torch.zeros(count, dtype=torch.bool))
         splits.append(Split(length, count, "causal", -1))
-        first = int(positions[0, -1]) + 1
-        positions = torch.cat([positions, torch.arange(first, first + count).expand(3, -1)], dim=1)
-    return _Rows(torch.cat(inputs), positions, torch.cat(gen), torch.cat(roles), visibility(splits))
+        first = int(positions[-1][0, -1]) + 1
+        positions.append(torch.arange(first, first + count).expand(3, -1))
+    return Rows(torch.cat(inputs), torch.cat(positions, dim=1), torch.cat(gen), torch.cat(roles), splits)
 
 
 @torch.inference_mode()
@@ -92,7 +111,7 @@ def run_together(model: Lance, streams: Sequence[Stream], time: float | None = N
 
 def hidden_states(model: Lance, streams: Sequence[Stream], time: float | None = None) -> list[torch.Tensor]:
     """What ``run_together`` computes, open to gradients."""
-    rows = [_rows(model, stream) for stream in streams]
+    rows = [rows_of(model, stream) for stream in streams]
     device = model.device
     cos, sin = model.rotary(torch.cat([row.positions for row in rows], dim=1))
     routing = Routing.of(
@@ -106,7 +125,7 @@ def hidden_states(model: Lance, streams: Sequence[Stream], time: float | None = 
             cos,
             sin,
             routing,
-            mask=torch.block_diag(*[row.mask for row in rows]).to(device),
+            mask=torch.block_diag(*[visibility(row.splits) for row in rows]).to(device),
         )
     finally:
         decoder.timestep = None

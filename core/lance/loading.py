@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -197,7 +197,9 @@ def load_lance(
             )
         if place is source:
             used.add(key)
-    _fill(model, {name: at for name, at in places.items() if at[0] is source}, device, dtype)
+    together = [tuple(f"{name}.weight" for name in group.linears) for group in config.structure.groups()]
+    own = {name: at for name, at in places.items() if at[0] is source}
+    _fill(model, own, device, dtype, [names for names in together if len(names) > 1])
     tower = {name: at for name, at in places.items() if at[0] is not source}
     if tower:
         model.vit_model.postpone(lambda: _fill(model, tower, device, dtype))
@@ -223,15 +225,21 @@ def _fill(
     places: dict[str, tuple[TensorSource, str]],
     device: str | torch.device,
     dtype: torch.dtype,
+    together: Sequence[tuple[str, ...]] = (),
 ) -> None:
-    """Read parameters from where they are stored.
+    """Read parameters from where they are stored; those of each of ``together`` are laid side by side if they can be.
 
     Raises:
         CheckpointError: one of them is not finite; it is named.
     """
     staging = Staging(torch.device(device), dtype)
+    rooms: dict[str, torch.Tensor | None] = {}
+    for names in together:
+        if all(name in places for name in names):
+            shapes = [places[name][0].shape(places[name][1]) for name in names]
+            rooms |= dict(zip(names, staging.beside(shapes), strict=True))
     for name, (place, key) in places.items():
-        put(model, name, staging.place(name, place.get(key)))
+        put(model, name, staging.place(name, place.get(key), rooms.get(name)))
     damaged = staging.not_finite()
     if damaged is not None:
         place, key = places[damaged]

@@ -168,3 +168,18 @@ def visibility(splits: list[Split]) -> torch.Tensor:
             mask[stop:, start:stop] = False
         start = stop
     return mask
+
+
+def visible_rows(splits: list[Split]) -> torch.Tensor:
+    """How many of the first rows each row sees, int32 [L], of splits among which a target comes last.
+
+    The same as ``visibility``, in a number a row.
+    """
+    parts = []
+    start = 0
+    for split in splits:
+        stop = start + split.length
+        causal = split.mode == "causal"
+        parts.append(torch.arange(start + 1, stop + 1) if causal else torch.full((split.length,), stop))
+        start = stop
+    return torch.cat(parts).int()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-PIECE = 1 << 23
-"""Values that are under way at a time: with float32, 32 MB on the host and about three times that on the device."""
+PIECE = 1 << 22
+"""Values that are under way at a time: with float32, 16 MB on the host and about three times that on the device."""
 
 
 class Staging:
@@ -26,12 +28,24 @@ class Staging:
             self._buffers = [torch.empty(8 * PIECE, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
             self._sent = [torch.cuda.Event() for _ in self._buffers]
 
-    def place(self, name: str, tensor: Tensor) -> Tensor:
-        """``tensor`` (any shape, on the CPU) on the device; ``name`` is what ``not_finite`` calls it."""
+    def beside(self, shapes: Sequence[tuple[int, ...]]) -> list[Tensor | None]:
+        """Room for matrices [rows, columns] one behind the other, as one product over all of them reads them; no room
+        where tensors are not copied.
+        """
+        if not self._buffers:
+            return [None for _ in shapes]
+        rows = [shape[0] for shape in shapes]
+        whole = torch.empty(sum(rows), shapes[0][1], dtype=self.dtype, device=self.device)
+        return list(whole.split(rows))
+
+    def place(self, name: str, tensor: Tensor, room: Tensor | None = None) -> Tensor:
+        """``tensor`` (any shape, on the CPU) on the device, in ``room`` if that is given; ``name`` is what
+        ``not_finite`` calls it.
+        """
         if not self._buffers:
             self._flags[name] = torch.isfinite(tensor).all()
             return tensor.to(self.device, self.dtype)
-        placed = torch.empty(tensor.shape, dtype=self.dtype, device=self.device)
+        placed = torch.empty(tensor.shape, dtype=self.dtype, device=self.device) if room is None else room
         flat, target = tensor.reshape(-1), placed.view(-1)
         flags = []
         for start in range(0, flat.numel(), PIECE):

@@ -39,7 +39,7 @@ class FusedLinear:
             self.weight: Tensor = modules[0].weight.data
             self.bias: Tensor | None = None if modules[0].bias is None else modules[0].bias.data
         else:
-            self.weight = torch.cat([module.weight.data for module in modules])
+            self.weight = _stacked([module.weight.data for module in modules])
             biases = [module.bias.data for module in modules if module.bias is not None]
             self.bias = torch.cat(biases) if biases else None
             start = 0
@@ -58,6 +58,20 @@ class FusedLinear:
 
     def swiglu(self, x: Tensor, out: Tensor) -> Tensor:
         return decoder_ops.swiglu(self(x, x.new_empty(x.shape[0], self.out_features)), out)
+
+
+def _stacked(weights: Sequence[Tensor]) -> Tensor:
+    """Matrices [rows, columns] as one: without a copy where they lie one behind the other, as loading lays them."""
+    first = weights[0]
+    end = first.data_ptr()
+    for weight in weights:
+        if not weight.is_contiguous() or weight.data_ptr() != end:
+            return torch.cat(list(weights))
+        end += weight.nbytes
+    if end > first.untyped_storage().data_ptr() + first.untyped_storage().nbytes():
+        return torch.cat(list(weights))  # neighbours by chance
+    rows = sum(weight.shape[0] for weight in weights)
+    return first.as_strided((rows, first.shape[1]), first.stride())
 
 
 class FusedQuantized:

@@ -14,6 +14,7 @@ from core.lance.loading import Pipeline, load_lance
 from core.lance.preprocess import read_image
 from core.lance.sampler import Sampling
 from core.runtime.engine import Engine
+from core.runtime.projections import FusedLinear
 
 QUESTION = "What colour is the round shape on the left?"
 CAPTION = "A red cube on a blue table, soft light."
@@ -92,3 +93,15 @@ def test_fused_weights_are_shared_with_the_modules(fast: Pipeline) -> None:
     weights = [getattr(attention, f"{name}_proj").weight for name in "qkv"]
     assert len({weight.untyped_storage().data_ptr() for weight in weights}) == 1
     assert fast.engine is not None
+
+
+def test_matrices_that_lie_one_behind_the_other_are_fused_without_a_copy() -> None:
+    whole = torch.randn(12, 8)
+    linears = [torch.nn.Linear(8, rows, bias=False) for rows in (6, 4, 2)]
+    for linear, part in zip(linears, whole.split([6, 4, 2]), strict=True):
+        linear.weight = torch.nn.Parameter(part, requires_grad=False)
+    fused = FusedLinear(linears)
+    assert fused.weight.data_ptr() == whole.data_ptr() and torch.equal(fused.weight, whole)
+    for others in (linears[1:], linears[:1] + linears[2:], [linears[0], torch.nn.Linear(8, 6, bias=False)]):
+        wanted = torch.cat([linear.weight.data for linear in others])
+        assert torch.equal(FusedLinear(others).weight, wanted)
