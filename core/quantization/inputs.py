@@ -8,29 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core.calibration.record import STATISTICS_FILE, CalibrationRecord, coverage, too_few
+from core.calibration.record import STATISTICS_FILE
 from core.calibration.statistics import StatisticsFile
-from core.errors import UsageError
 from core.quantization.groups import LinearGroup
 from core.quantization.losses import Inputs
 from core.quantization.recipe import ROLES, Recipe
-
-
-def check_coverage(record: CalibrationRecord, recipe: Recipe, linears: Sequence[str]) -> list[str]:
-    """The linears that saw fewer tokens than the recipe asks for, if it lets them be rounded as they are.
-
-    Raises:
-        UsageError: the recipe does not; the first of them is named with its count.
-    """
-    thin = too_few(coverage(record.tokens, linears), recipe.min_tokens)
-    if thin and recipe.too_few == "error":
-        more = f" and {len(thin) - 1} more linears" if len(thin) > 1 else ""
-        raise UsageError(
-            f"calibration {record.name}: {thin[0].linear} saw {thin[0].tokens} tokens{more} too few, recipe "
-            f"{recipe.name} wants {recipe.min_tokens}; calibrate with more samples or tasks, "
-            'or set too_few = "round" in the recipe'
-        )
-    return [row.linear for row in thin]
 
 
 class CalibrationInputs:

@@ -5,119 +5,27 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from statistics import fmean
 from typing import Any
 
-import torch
-
-from core.calibration.record import CalibrationRecord, find_calibration, load_record, verify_statistics
-from core.checkpoints.describe import CheckpointInfo, describe, own_record
-from core.checkpoints.layout import Layout, layout_of
-from core.checkpoints.resolve import resolve
+from core.checkpoints.describe import describe, own_record
 from core.checkpoints.source import TensorSource
-from core.errors import UsageError
 from core.files import replacing_folder, sha256_text
 from core.formats.compressed_tensors import quantization_config
 from core.formats.model_card import model_card
 from core.formats.variant_folder import MAX_SHARD_BYTES, ShardWriter, Written, write_companions
 from core.jobs.context import JobContext
-from core.quantization import mixing, widths
-from core.quantization import recipe as recipes
+from core.quantization import mixing, sensitivity_job
 from core.quantization.estimate import estimate
-from core.quantization.inputs import CalibrationInputs, check_coverage
+from core.quantization.fit import outer_formats
+from core.quantization.inputs import CalibrationInputs
 from core.quantization.layer import FindInputs
-from core.quantization.pipeline import Accounting, Plan, outer_formats, plan, quantize
-from core.quantization.recipe import Recipe
-from core.quantization.scheme import Scheme
+from core.quantization.pipeline import Accounting, plan, quantize
+from core.quantization.request import Request, look_up
+from core.quantization.sensitivity_results import stored
 from core.quantization.unfinished import job_fingerprint, unfinished
-from core.runtime.device import pick_device
-from core.store import Store
 from core.store.manifest import collect, versions
-
-
-@dataclass(frozen=True)
-class Request:
-    """A job's spec, looked up: everything that can be wrong with it has been checked."""
-
-    info: CheckpointInfo
-    layout: Layout
-    recipe: Recipe
-    calibration: tuple[Path, CalibrationRecord] | None
-    thin: list[str]
-    """Linears the recipe allows to be rounded without calibration."""
-    plan: Plan
-    output: Path
-    name: str
-    device: torch.device
-
-    @property
-    def schemes(self) -> dict[str, Scheme]:
-        """The format of every target linear."""
-        groups = self.layout.structure.groups()
-        return {name: self.recipe.scheme_of(group) for group in groups for name in group.linears}
-
-    @property
-    def label(self) -> str:
-        """Their formats in a word."""
-        return widths.label(self.schemes.values())
-
-
-def open_calibration(store: Store, name: str, info: CheckpointInfo) -> tuple[Path, CalibrationRecord]:
-    """A calibration, checked to be whole and of this checkpoint.
-
-    Raises:
-        UsageError: there is none of that name, or it is of another checkpoint.
-        CheckpointError: its files are damaged.
-    """
-    folder = find_calibration(store, name)
-    record = load_record(folder)
-    if record.checkpoint_fingerprint != info.fingerprint:
-        raise UsageError(
-            f"calibration {record.name}: was taken from {record.checkpoint} "
-            f"({record.checkpoint_fingerprint[:12]}), not from {info.name} ({info.fingerprint[:12]}); "
-            "calibrate this checkpoint"
-        )
-    verify_statistics(folder, record)
-    return folder, record
-
-
-def look_up(spec: dict[str, Any], store: Store) -> Request:
-    """Resolve and check a spec; nothing is computed or written.
-
-    Raises:
-        UsageError, CheckpointError: what is wrong with it.
-    """
-    recipe = recipes.load(str(spec["recipe"])).with_group(spec.get("group"))
-    info = describe(resolve(str(spec["checkpoint"]), store))
-    if info.kind == "variant":
-        raise UsageError(f"{info.name} is already a variant; quantize the checkpoint it was made from")
-    calibration = None
-    thin: list[str] = []
-    layout = layout_of(info.path)
-    if spec.get("calibration"):
-        calibration = open_calibration(store, str(spec["calibration"]), info)
-        thin = (
-            check_coverage(calibration[1], recipe, layout.structure.target_linears()) if recipe.steps else []
-        )
-    elif recipe.needs_calibration:
-        raise UsageError(f"recipe {recipe.name} looks at activations: give it a calibration of {info.name}")
-    # The widths of a mixed recipe are chosen once the job runs; its budget says now what they will come to.
-    sized = mixing.choose(recipe, layout, None) if mixing.is_open(recipe, layout) else recipe
-    name = f"{info.name}_{recipe.variant_suffix}"
-    output = spec.get("output")
-    return Request(
-        info=info,
-        layout=layout,
-        recipe=recipe,
-        calibration=calibration,
-        thin=thin,
-        plan=plan(TensorSource.open(info.path), layout, sized, MAX_SHARD_BYTES),
-        output=Path(output).expanduser().resolve() if output else store.data_dir / "variants" / name,
-        name=name,
-        device=pick_device(str(spec.get("device") or "auto")),
-    )
 
 
 def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
@@ -197,9 +105,7 @@ def _settled(request: Request, context: JobContext) -> Request:
     recipe, layout = request.recipe, request.layout
     if not mixing.is_open(recipe, layout):
         return request
-    from core.quantization import sensitivity_job
-
-    found = sensitivity_job.stored(context.data_dir, sensitivity_job.made_from(request))
+    found = stored(context.data_dir, sensitivity_job.made_from(request))
     if found is None:
         found = sensitivity_job.measure(request, context, None, None, steps=False)
     chosen = mixing.choose(recipe, layout, sensitivity_job.group_results(found))

@@ -19,7 +19,7 @@ from core.checkpoints.layout import Layout
 from core.checkpoints.source import PIECE, TensorSource
 from core.errors import CheckpointError
 from core.formats.compressed_tensors import SHAPE, to_tensors
-from core.quantization import widths
+from core.quantization.fit import check_formats, formats, outer_formats
 from core.quantization.gptq import MATRICES
 from core.quantization.groups import Structure
 from core.quantization.layer import STORED, FindInputs, LayerResult, LinearRecord, quantize_layer, store_plain
@@ -98,20 +98,7 @@ def check_keys(source: TensorSource, layout: Layout, recipe: Recipe) -> None:
         UsageError: a group that does not divide a linear, or widths that the recipe cannot have here.
     """
     layout.check(source)
-    widths.check(layout.structure.groups(), recipe.scheme, recipe.widths, recipe.name)
-    for name, scheme in formats(layout.structure, recipe).items():
-        scheme.check_shape(f"{name}.weight", layout.shapes[f"{name}.weight"])
-
-
-def formats(structure: Structure, recipe: Recipe) -> dict[str, Scheme]:
-    """The format of every module that ``recipe`` quantizes, by name: target linears first."""
-    found = {name: recipe.scheme_of(group) for group in structure.groups() for name in group.linears}
-    return found | outer_formats(structure, recipe)
-
-
-def outer_formats(structure: Structure, recipe: Recipe) -> dict[str, Scheme]:
-    """The format of every module outside the layers that ``recipe`` quantizes, of those that there are."""
-    return {name: scheme for key, scheme in recipe.outer.items() for name in structure.outer[key]}
+    check_formats(layout.structure, recipe, layout.shapes.__getitem__)
 
 
 def parted(source: TensorSource, structure: Structure, recipe: Recipe) -> bool:

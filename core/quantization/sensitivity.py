@@ -21,11 +21,12 @@ from core.evaluation import divergence, statistics
 from core.evaluation.divergence import Divergence
 from core.quantization import widths
 from core.quantization.allocation import Option
+from core.quantization.fit import formats
 from core.quantization.groups import LinearGroup
 from core.quantization.layer import STORED, FindInputs, LinearRecord
 from core.quantization.losses import BlockLoss, linear_block
 from core.quantization.noise import pooled
-from core.quantization.pipeline import formats, quantize
+from core.quantization.pipeline import quantize
 from core.quantization.recipe import GptqStep, RangesStep, Recipe
 from core.quantization.rounding import Rounding
 from core.quantization.trial import Trial, replaced

@@ -1,8 +1,5 @@
 """The job ``sensitivity``: measure how much a checkpoint suffers from a recipe, and keep the result beside the
-database.
-
-Results are JSON files in ``sensitivities/`` of the database's folder. One is of a checkpoint, a recipe and a
-calibration; a mixed recipe chooses its widths by the newest one that is of its own three.
+database (``sensitivity_results``).
 """
 
 from __future__ import annotations
@@ -11,25 +8,24 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from core.calibration.samples import drawn
 from core.checkpoints.source import TensorSource
-from core.demo import NAME as DEMO
-from core.errors import DataError, UsageError
-from core.evaluation import divergence, suites
+from core.errors import UsageError
+from core.evaluation import divergence
 from core.evaluation.divergence import Divergence
 from core.evaluation.readers import reader_of
-from core.evaluation.samples import GENERATION, PERPLEXITY, UNDERSTANDING, Sample, Settings
-from core.evaluation.suites import PROSE
-from core.files import sha256_text, write_text
-from core.quantization import sensitivity
+from core.evaluation.samples import Settings
+from core.files import sha256_text
+from core.quantization import sensitivity, sensitivity_samples
+from core.quantization import sensitivity_results as results
 from core.quantization.inputs import CalibrationInputs
+from core.quantization.request import Request, look_up
 from core.quantization.sensitivity import GroupResult
 from core.quantization.sensitivity_report import tables
+from core.quantization.sensitivity_samples import PIECES, drawn_samples
 from core.runtime.causal_lm import load_text_model
 from core.runtime.device import pick_dtype
 from core.runtime.loading import load_model
@@ -38,14 +34,6 @@ from core.store.manifest import versions
 
 if TYPE_CHECKING:
     from core.jobs.context import JobContext
-    from core.quantization.job import Request
-
-FORMAT = 1
-ANSWERS, DRAWINGS, PIECES = 21, 4, 24
-"""Samples that are drawn if none are given: every kind of question once; of running text, pieces."""
-
-SEED = 77
-"""Of drawn samples, so that they are none that a calibration or a suite draws."""
 
 
 def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
@@ -59,15 +47,13 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         CheckpointError, DataError: damaged files.
         Cancelled: asked to stop.
     """
-    from core.quantization.job import look_up
-
     request = look_up(spec, context.store)
     found = measure(request, context, spec.get("suites"), spec.get("limit"), steps=True)
     for title, titles, rows, right in tables(found):
         context.log(f"{title}\n{plain_table(rows, titles, right)}")
     return {
         "sensitivity": found["name"],
-        "path": str(_folder(context.data_dir) / f"{found['name']}.json"),
+        "path": str(results.path_of(context.data_dir, found["name"])),
         "checkpoint": found["checkpoint"],
         "recipe": found["recipe"],
         "steps": found["steps"],
@@ -106,7 +92,7 @@ def measure(
     with torch.inference_mode():
         by_group = sensitivity.measure_groups(model, layout, recipe, weighed, divergences, told)
     found: dict[str, Any] = {
-        "format": FORMAT,
+        "format": results.FORMAT,
         "checkpoint": info.name,
         "recipe": recipe.name,
         "calibration": record.name,
@@ -140,7 +126,7 @@ def measure(
     context.progress(total, total, "measurements", "")
     digest = sha256_text(json.dumps([found["made_from"], described], sort_keys=True))[:8]
     found |= {"name": f"{request.name}-{digest}", "seconds": round(time.monotonic() - started, 1)}
-    write_text(_folder(context.data_dir) / f"{found['name']}.json", json.dumps(found, indent=1) + "\n")
+    results.write(context.data_dir, found)
     return found
 
 
@@ -148,23 +134,6 @@ def made_from(request: Request) -> list[str]:
     """Fingerprints of checkpoint, recipe and calibration."""
     assert request.calibration is not None
     return [request.info.fingerprint, request.recipe.fingerprint, request.calibration[1].fingerprint]
-
-
-def stored(data_dir: Path, wanted: list[str]) -> dict[str, Any] | None:
-    """The newest result made from checkpoint, recipe and calibration of these fingerprints, or None.
-
-    Raises:
-        DataError: a file of results is damaged.
-    """
-    files = sorted(_folder(data_dir).glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for file in files:
-        try:
-            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            if found["made_from"] == wanted and found["format"] == FORMAT:
-                return found
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{file}: damaged ({error!r}); delete it and measure again") from error
-    return None
 
 
 def group_results(found: dict[str, Any]) -> list[GroupResult]:
@@ -178,20 +147,14 @@ def group_results(found: dict[str, Any]) -> list[GroupResult]:
     ]
 
 
-def _folder(data_dir: Path) -> Path:
-    return data_dir / "sensitivities"
-
-
 def _references(
     request: Request, names: Sequence[str] | None, limit: int | None, dtype: torch.dtype
 ) -> tuple[torch.nn.Module, list[Divergence], dict[str, Any]]:
     """The loaded checkpoint, what is measured on it, and on which samples."""
     if request.info.family == "huggingface":
         return _text_references(request, names, limit, dtype)
-    chosen = [suites.load(name, limit) for name in names or ()]
-    if running := [suite.name for suite in chosen if suite.task == PERPLEXITY]:
-        raise UsageError(f"{running[0]}: is running text; a Lance is measured on suites of its own tasks")
-    samples = [sample for suite in chosen for sample in suite.samples] or _drawn(request, limit)
+    chosen = sensitivity_samples.chosen(request.info, names, limit)
+    samples = [sample for suite in chosen for sample in suite.samples] or drawn_samples(limit)
     own = {key: value for suite in chosen for key, value in suite.settings.items()}
     settings = Settings.combine(request.info.defaults, own)
     pipeline = load_model(request.info.path, request.device, dtype, observed=True)
@@ -203,24 +166,10 @@ def _references(
     return pipeline.model, divergence.of_lance(pipeline, samples, settings), described
 
 
-def _drawn(request: Request, limit: int | None) -> list[Sample]:
-    if request.info.name != DEMO:
-        raise UsageError(
-            f"{request.info.name}: measure it on samples of its own kind: give --suite, files in Lance's format "
-            "whose samples are answered and drawn"
-        )
-    counts = {UNDERSTANDING: limit or ANSWERS, GENERATION: limit or DRAWINGS}
-    return [sample for task, count in counts.items() for sample in drawn(task, count, SEED)]
-
-
 def _text_references(
     request: Request, names: Sequence[str] | None, limit: int | None, dtype: torch.dtype
 ) -> tuple[torch.nn.Module, list[Divergence], dict[str, Any]]:
-    chosen = [suites.load(name) for name in names or (PROSE,)]
-    if other := [suite for suite in chosen if suite.task != PERPLEXITY]:
-        raise UsageError(
-            f"{other[0].name}: holds {other[0].task} samples; a causal LM is measured on {PROSE} or {PROSE}:FILE"
-        )
+    chosen = sensitivity_samples.chosen(request.info, names, limit)
     documents = [sample.prompt for suite in chosen for sample in suite.samples]
     loaded = load_text_model(request.info.path, request.device, dtype)
     count = limit or PIECES

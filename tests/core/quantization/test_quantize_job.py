@@ -19,7 +19,8 @@ from core.errors import Cancelled, CheckpointError, UsageError, WorkbenchError
 from core.lance.structure import lance_structure
 from core.quantization import job
 from core.quantization import recipe as recipes
-from core.quantization.inputs import CalibrationInputs, check_coverage
+from core.quantization.fit import check_coverage
+from core.quantization.inputs import CalibrationInputs
 
 Q0 = "language_model.model.layers.0.self_attn.q_proj.weight"
 

@@ -1,0 +1,105 @@
+"""Whether a recipe fits a checkpoint and a calibration, from headers and JSON files alone; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from core.calibration.record import CalibrationRecord, coverage, too_few
+from core.checkpoints.describe import CheckpointInfo
+from core.errors import UsageError
+from core.quantization import widths
+from core.quantization.groups import Structure
+from core.quantization.recipe import Recipe
+from core.quantization.scheme import Scheme
+
+
+def formats(structure: Structure, recipe: Recipe) -> dict[str, Scheme]:
+    """The format of every module that ``recipe`` quantizes, by name: target linears first."""
+    found = {name: recipe.scheme_of(group) for group in structure.groups() for name in group.linears}
+    return found | outer_formats(structure, recipe)
+
+
+def outer_formats(structure: Structure, recipe: Recipe) -> dict[str, Scheme]:
+    """The format of every module outside the layers that ``recipe`` quantizes, of those that there are."""
+    return {name: scheme for key, scheme in recipe.outer.items() for name in structure.outer[key]}
+
+
+def check_formats(structure: Structure, recipe: Recipe, shape_of: Callable[[str], tuple[int, ...]]) -> None:
+    """Check that every module can be cut into the groups of its format.
+
+    Args:
+        structure: the checkpoint's decoder.
+        recipe: how it is to be quantized.
+        shape_of: the shape of a tensor by its name.
+
+    Raises:
+        UsageError: a group that does not divide a linear, or widths that the recipe cannot have here.
+    """
+    widths.check(structure.groups(), recipe.scheme, recipe.widths, recipe.name)
+    for name, scheme in formats(structure, recipe).items():
+        # A head that shares the embedding's tensor need not be in the files.
+        stored = structure.embedding if name == structure.head and structure.tied else name
+        scheme.check_shape(f"{name}.weight", shape_of(f"{stored}.weight"))
+
+
+def check_source(info: CheckpointInfo) -> None:
+    """Check that what is to be quantized is no variant.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if info.kind == "variant":
+        raise UsageError(f"{info.name} is already a variant; quantize the checkpoint it was made from")
+
+
+def check_calibration(
+    recipe: Recipe, info: CheckpointInfo, structure: Structure, record: CalibrationRecord | None
+) -> list[str]:
+    """Check that a calibration, or none, is enough for ``recipe`` on this checkpoint.
+
+    Returns:
+        The linears that saw fewer tokens than the recipe asks for, if it lets them be rounded as they are.
+
+    Raises:
+        UsageError: the recipe needs one; it is of another checkpoint, or saw too few tokens.
+    """
+    if record is None:
+        if recipe.needs_calibration:
+            raise UsageError(
+                f"recipe {recipe.name} looks at activations: give it a calibration of {info.name}, made by "
+                f"`calibrations run {info.name}`"
+            )
+        return []
+    check_origin(record, info)
+    return check_coverage(record, recipe, structure.target_linears()) if recipe.steps else []
+
+
+def check_origin(record: CalibrationRecord, info: CheckpointInfo) -> None:
+    """Check that a calibration was taken from this checkpoint.
+
+    Raises:
+        UsageError: it was taken from another.
+    """
+    if record.checkpoint_fingerprint != info.fingerprint:
+        raise UsageError(
+            f"calibration {record.name}: was taken from {record.checkpoint} "
+            f"({record.checkpoint_fingerprint[:12]}), not from {info.name} ({info.fingerprint[:12]}); "
+            "calibrate this checkpoint"
+        )
+
+
+def check_coverage(record: CalibrationRecord, recipe: Recipe, linears: Sequence[str]) -> list[str]:
+    """The linears that saw fewer tokens than the recipe asks for, if it lets them be rounded as they are.
+
+    Raises:
+        UsageError: the recipe does not; the first of them is named with its count.
+    """
+    thin = too_few(coverage(record.tokens, linears), recipe.min_tokens)
+    if thin and recipe.too_few == "error":
+        more = f" and {len(thin) - 1} more linears" if len(thin) > 1 else ""
+        raise UsageError(
+            f"calibration {record.name}: {thin[0].linear} saw {thin[0].tokens} tokens{more} too few, recipe "
+            f"{recipe.name} wants {recipe.min_tokens}; calibrate with more samples or tasks, "
+            'or set too_few = "round" in the recipe'
+        )
+    return [row.linear for row in thin]
