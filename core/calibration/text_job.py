@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
-from core.calibration import texts
+from core.calibration import prose, texts
 from core.calibration.record import CalibrationRecord
 from core.calibration.recording import keep, start_run
 from core.calibration.statistics import Statistics
 from core.checkpoints.describe import CheckpointInfo
-from core.errors import UsageError
-from core.evaluation.prose import documents_of
 from core.jobs.context import JobContext
 from core.runtime.causal_lm import load_text_model
 from core.runtime.device import pick_device, pick_dtype
@@ -27,21 +24,17 @@ def run_texts(info: CheckpointInfo, spec: dict[str, Any], context: JobContext) -
         CheckpointError: a damaged checkpoint, or a decoder of a structure that is not known.
     """
     started = time.monotonic()
-    tasks = list(spec.get("tasks") or [texts.TASK])
-    if tasks != [texts.TASK]:
-        raise UsageError(
-            f"{info.name}: is no Lance and is calibrated on {texts.TASK}, not on {', '.join(tasks)}"
-        )
-    seed, count = int(spec.get("seed") or 0), int(spec.get("samples") or texts.DEFAULT_SEQUENCES)
+    tasks = list(spec.get("tasks") or [prose.TASK])
+    prose.check_tasks(info, tasks)
+    seed, count = int(spec.get("seed") or 0), int(spec.get("samples") or prose.DEFAULT_SEQUENCES)
     rows = int(spec.get("rows") or texts.ROWS)
-    source = Path(spec["suite"]).expanduser() if spec.get("suite") else texts.SHIPPED
-    documents = documents_of(source)
+    source, documents = prose.documents(spec.get("suite"))
     device = pick_device(str(spec.get("device") or "auto"))
     dtype = pick_dtype(str(spec.get("dtype") or "auto"), device)
     model = load_text_model(info.path, device, dtype)
     chosen = texts.pieces(model, documents, count, seed)
     data = texts.fingerprint(chosen)
-    name = str(spec.get("name") or f"{info.name}_{texts.TASK}-n{len(chosen)}-s{seed}")
+    name = str(spec.get("name") or f"{info.name}_{prose.TASK}-n{len(chosen)}-s{seed}")
     run_id = start_run(
         context,
         info,
@@ -55,9 +48,9 @@ def run_texts(info: CheckpointInfo, spec: dict[str, Any], context: JobContext) -
         notes={},
     )
     total = sum(len(piece.tokens) for piece in chosen)
-    context.log(f"{name}: {len(chosen)} sequences of {source.name}, {total:,} tokens, on {device}")
+    context.log(f"{name}: {len(chosen)} sequences of {source}, {total:,} tokens, on {device}")
     if len(chosen) < count:
-        context.log(f"{source.name} has no more: {count} sequences were asked for")
+        context.log(f"{source} has no more: {count} sequences were asked for")
     statistics = Statistics(rows, seed, data)
     texts.collect_texts(
         model,
@@ -69,8 +62,8 @@ def run_texts(info: CheckpointInfo, spec: dict[str, Any], context: JobContext) -
         name=name,
         checkpoint=info.name,
         checkpoint_fingerprint=info.fingerprint,
-        tasks=[texts.TASK],
-        samples=[f"{texts.TASK}/{piece.key}" for piece in chosen],
+        tasks=[prose.TASK],
+        samples=[f"{prose.TASK}/{piece.key}" for piece in chosen],
         data_fingerprint=data,
         seed=seed,
         rows_per_bucket=rows,

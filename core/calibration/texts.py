@@ -1,7 +1,6 @@
 """Calibrating a causal LM on running text: documents cut into sequences, run through the model under observation.
 
-What a file of texts is, ``core.evaluation.prose`` says. The text that comes with the workbench for it
-(``texts/README.md``) is another than the one that is evaluated.
+Which texts there are, ``core.calibration.prose`` says.
 """
 
 from __future__ import annotations
@@ -9,26 +8,20 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from core.calibration.observers import LinearHooks
+from core.calibration.prose import TASK
 from core.calibration.statistics import Statistics
 from core.files import sha256_text
 from core.huggingface.loading import CausalLM
 from core.lance.roles import Role
 from core.quantization.groups import LinearGroup
 
-TASK = "text"
-SHIPPED = Path(__file__).parent / "texts" / "holmes.txt"
-
 SEQUENCE = 512
 """Tokens of a sequence, fewer where a model has fewer positions."""
-
-DEFAULT_SEQUENCES = 128
-"""Sequences of a calibration, if nothing else is asked for."""
 
 ROWS = 4096
 """Rows kept of every input: all of them are of one bucket, where a Lance has several."""

@@ -19,7 +19,7 @@ from core.evaluation.evaluate import describe_evaluation, evaluate, spec_hash
 from core.evaluation.fit import check_samples, check_task
 from core.evaluation.overlap import calibrated_on
 from core.evaluation.samples import PERPLEXITY, Settings, Suite
-from core.evaluation.subject import Subject, open_subjects
+from core.evaluation.subject import Subject, check_suite, open_subjects
 from core.runtime import enforcement, load_model, pick_device, pick_dtype
 from core.runtime.causal_lm import load_text_model
 
@@ -71,11 +71,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     for name in spec["suites"]:
         limit = spec.get("limit")
         suite = suites.load(name, limit.get(name) if isinstance(limit, dict) else limit)
-        if info.family == "huggingface" and suite.task != PERPLEXITY:
-            raise UsageError(
-                f"{info.name}: is no Lance and is evaluated on running text: wanted {suites.PROSE} or "
-                f"{suites.PROSE}:FILE, {name} is of the task {suite.task}"
-            )
+        check_suite(info, suite)
         settings = None
         if suite.task != PERPLEXITY:
             own = {"resolution": spec.get("resolution")}

@@ -10,6 +10,8 @@ from core.checkpoints.describe import CheckpointInfo, describe, own_record
 from core.checkpoints.resolve import resolve
 from core.errors import UsageError
 from core.evaluation.baseline import BF16
+from core.evaluation.samples import PERPLEXITY, Suite
+from core.evaluation.suites import PROSE
 from core.store import Store
 
 BF16_BYTES = 2
@@ -59,6 +61,19 @@ def open_subjects(name: str, store: Store) -> tuple[Subject, Subject, Checkpoint
         fingerprint=info.fingerprint,
     )
     return variant, _source(parent), parent
+
+
+def check_suite(info: CheckpointInfo, suite: Suite) -> None:
+    """Check that a checkpoint (a variant's source) is evaluated on suites of this kind.
+
+    Raises:
+        UsageError: a suite of Lance's tasks for a causal LM.
+    """
+    if info.family == "huggingface" and suite.task != PERPLEXITY:
+        raise UsageError(
+            f"{info.name}: is no Lance and is evaluated on running text: wanted {PROSE} or {PROSE}:FILE, "
+            f"{suite.name} is of the task {suite.task}"
+        )
 
 
 def _parent(info: CheckpointInfo, record: dict[str, Any], store: Store) -> CheckpointInfo:

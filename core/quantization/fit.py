@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from core.calibration.record import CalibrationRecord, coverage, too_few
+from core.calibration.record import CalibrationRecord, coverage, load_record, too_few
 from core.checkpoints.describe import CheckpointInfo
+from core.checkpoints.layout import structure_of
+from core.checkpoints.source import TensorSource
 from core.errors import UsageError
 from core.quantization import widths
 from core.quantization.groups import Structure
@@ -40,6 +43,23 @@ def check_formats(structure: Structure, recipe: Recipe, shape_of: Callable[[str]
         # A head that shares the embedding's tensor need not be in the files.
         stored = structure.embedding if name == structure.head and structure.tied else name
         scheme.check_shape(f"{name}.weight", shape_of(f"{stored}.weight"))
+
+
+def check(recipe: Recipe, info: CheckpointInfo, calibration: Path | None) -> None:
+    """Check all that can be told without reading tensors: what a job would refuse when it begins.
+
+    Args:
+        recipe: with the group that was chosen.
+        info: the checkpoint.
+        calibration: its folder; None for none.
+
+    Raises:
+        UsageError, CheckpointError: what does not fit.
+    """
+    check_source(info)
+    structure = structure_of(info.path)
+    check_formats(structure, recipe, TensorSource.open(info.path).shape)
+    check_calibration(recipe, info, structure, None if calibration is None else load_record(calibration))
 
 
 def check_source(info: CheckpointInfo) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from core.calibration import prose
 from core.calibration.record import CalibrationRecord, coverage, find_calibration, load_record, too_few
 from core.calibration.samples import DEFAULT_SAMPLES, MIXED, sample_set
 from core.checkpoints.describe import CheckpointInfo, describe
@@ -103,9 +104,12 @@ def run(
         **options,
     }
     if info.family == "huggingface":
-        if dry_run or len(files) > 1:
-            raise UsageError(f"{info.name} is no Lance: give one file of texts at most, and no --dry-run")
-        run_job(ctx, "calibrate", spec | {"suite": next(iter(spec.pop("suites")), None)}, detach, as_json)
+        if dry_run:
+            raise UsageError(f"{info.name} is no Lance: leave --dry-run out")
+        prose.check_tasks(info, spec["tasks"] or [prose.TASK])
+        file = prose.one_file(info, spec.pop("suites"))
+        prose.documents(file)
+        run_job(ctx, "calibrate", spec | {"suite": file}, detach, as_json)
         return
     if tasks == "all":
         spec["tasks"] = list(_TASKS)

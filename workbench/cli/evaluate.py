@@ -56,15 +56,15 @@ def command(
     Scores are against the bf16 run of the same samples and, where it is known, against the truth.
     """
     from core.evaluation import suites as known
-    from core.evaluation.subject import open_subjects
+    from core.evaluation.subject import check_suite, open_subjects
 
     session: Session = ctx.obj
     _, _, info = open_subjects(checkpoint, session.open(create=True))
     usual = [known.PROSE] if info.family == "huggingface" else known.DEFAULT_SUITES
     names = [absolute_suite(name) for name in suites or usual]
-    # Looked at here too, so that a mistyped name is an answer and not a failed job.
+    # Looked at here too, so that a mistyped name or a suite of another family is an answer and not a failed job.
     for name in names:
-        known.load(name, limit)
+        check_suite(info, known.load(name, limit))
     spec: dict[str, Any] = {
         "checkpoint": _absolute(checkpoint),
         "suites": names,

@@ -8,10 +8,12 @@ from typing import Any, Literal
 import click
 
 from core.calibration.record import find_calibration
+from core.checkpoints.describe import describe
 from core.checkpoints.resolve import resolve
 from core.errors import UsageError
 from core.files import write_text
 from core.quantization import recipe as recipes
+from core.quantization.fit import check
 from workbench.cli.launch import detach_option, run_job
 from workbench.cli.session import GroupSize, json_option, print_json, print_table
 
@@ -71,19 +73,17 @@ def sensitivity(
     linear by linear: signal to quantization noise of weights and of outputs on the calibration's rows. Group by group
     of linears, rounded alone: what the mixed recipe chooses its widths by.
     """
-    from core.evaluation import suites as known
+    from core.quantization import sensitivity_samples
     from workbench.cli.evaluate import absolute_suite
 
     if out is not None and format_ == "table":
         format_ = "json" if out.suffix == ".json" else "markdown"
     store = ctx.obj.open(create=True)
     # What is plainly wrong is said now, before a job is queued.
-    recipes.load(recipe).with_group(group)
-    resolve(checkpoint, store)
-    find_calibration(store, calibration)
+    info = describe(resolve(checkpoint, store))
+    check(recipes.load(recipe).with_group(group), info, find_calibration(store, calibration))
     names = [absolute_suite(name) for name in suites]
-    for name in names:
-        known.load(name, limit)
+    sensitivity_samples.chosen(info, names, limit)
     spec: dict[str, Any] = {
         "checkpoint": absolute_suite(checkpoint),
         "recipe": recipe if recipe in recipes.names() else str(Path(recipe).expanduser().resolve()),

@@ -12,6 +12,7 @@ from core.checkpoints.describe import describe, own_record
 from core.checkpoints.resolve import resolve
 from core.errors import UsageError
 from core.quantization import recipe as recipes
+from core.quantization.fit import check
 from core.store.columns import size
 from workbench.cli.launch import detach_option, run_job
 from workbench.cli.sensitivity import sensitivity
@@ -63,13 +64,8 @@ def quantize(
     store = ctx.obj.open(create=True)
     # What is plainly wrong is said now, before a job is queued.
     chosen = recipes.load(recipe).with_group(group)
-    resolve(checkpoint, store)
-    if calibration is not None:
-        find_calibration(store, calibration)
-    elif chosen.needs_calibration:
-        raise UsageError(
-            f"recipe {chosen.name} looks at activations: give --calibration, made by `calibrations run {checkpoint}`"
-        )
+    info = describe(resolve(checkpoint, store))
+    check(chosen, info, None if calibration is None else find_calibration(store, calibration))
     spec: dict[str, Any] = {
         "checkpoint": _absolute(checkpoint),
         "recipe": recipe if recipe in recipes.names() else str(Path(recipe).expanduser().resolve()),

@@ -57,3 +57,32 @@ def test_a_causal_lm_draws_nothing(run: Run, tmp_path: Path) -> None:
     asked = ("--prompt", "a cat", "--out", tmp_path / "cat.png", "--checkpoint", "words-only")
     code, out, err = run("generate", "--task", "t2i", *asked)
     assert (code, out) == (2, "") and "words-only: is no Lance" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("evaluate", "llm", "--suite", "demo-x2t"), "is no Lance and is evaluated on running text"),
+        (
+            ("calibrations", "run", "llm", "--tasks", "t2i"),
+            "is no Lance and is calibrated on text, not on t2i",
+        ),
+        (
+            ("calibrations", "run", "llm", "--suite", "a.txt", "--suite", "b.txt"),
+            "give one file of texts at most",
+        ),
+        (
+            ("variants", "quantize", "llm"),
+            "recipe int4-awq looks at activations: give it a calibration of llm",
+        ),
+        (("variants", "quantize", "llm", "--recipe", "int4-minmax", "--group", "48"), "groups of 48; choose"),
+        (("variants", "sensitivity", "llm", "--calibration", "none"), "none: no such calibration"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_a_job_is_queued(
+    run: Run, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    assert run("checkpoints", "add", tiny_decoders.write(tmp_path / "llm", "llama"))[0] == 0
+    code, out, err = run(*words)
+    assert (code, out) == (2, "") and message in err, err
+    assert json.loads(run("jobs", "list", "--json")[1]) == []

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from core.calibration import job as calibrate
-from core.calibration import texts
+from core.calibration import prose, texts
 from core.calibration.record import STATISTICS_FILE, load_record
 from core.calibration.statistics import StatisticsFile
 from core.errors import DataError, UsageError
@@ -77,7 +77,7 @@ def test_statistics_are_those_of_what_the_linears_read(hf_world: Any, lines: Pat
 
 def test_sequences_fit_the_model_and_begin_as_the_tokenizer_begins(hf_world: Any) -> None:
     model = load_causal_lm(hf_world.folder("llama"), "cpu", torch.float32)
-    documents = documents_of(texts.SHIPPED)
+    documents = documents_of(prose.SHIPPED)
     assert len(documents) == 5
     chosen = texts.pieces(model, documents[:1], 6, seed=1)
     assert len(chosen) == 6 and all(piece.tokens[0] == 0 for piece in chosen)

@@ -48,7 +48,7 @@ def tokenizer(vocabulary: int = 380) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    from core.calibration.texts import SHIPPED
+    from core.calibration.prose import SHIPPED
 
     made.train_from_iterator([SHIPPED.read_text(encoding="utf-8")[:60000]], trainer)
     made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from core.calibration.texts import SHIPPED
+from core.calibration.prose import SHIPPED
 from core.demo.rescale import multiplied
 from core.huggingface.structure import read_structure
 

@@ -104,7 +104,7 @@ def test_recipes_are_listed_and_shown(run: CommandLine) -> None:
             "no variant of lance-quant: it has no awq_meta",
         ),
         (["recipes", "show", "int9"], "int9: no such recipe"),
-        (["variants", "quantize", "lance-demo"], "int4-awq looks at activations: give --calibration"),
+        (["variants", "quantize", "lance-demo"], "int4-awq looks at activations: give it a calibration"),
         (["variants", "quantize", "nowhere", "--recipe", "int4-minmax"], "nowhere: no checkpoint or variant"),
         (["variants", "quantize", "lance-demo", "--calibration", "gone"], "gone: no such calibration"),
         (["calibrations", "run", "lance-demo", "--name", "a/b"], "name 'a/b'"),
