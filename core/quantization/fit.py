@@ -58,8 +58,8 @@ def check(recipe: Recipe, info: CheckpointInfo, calibration: Path | None) -> Non
     """
     check_source(info)
     structure = structure_of(info.path)
-    check_formats(structure, recipe, TensorSource.open(info.path).shape)
     check_calibration(recipe, info, structure, None if calibration is None else load_record(calibration))
+    check_formats(structure, recipe, TensorSource.open(info.path).shape)
 
 
 def check_source(info: CheckpointInfo) -> None:
