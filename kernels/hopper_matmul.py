@@ -46,6 +46,14 @@ def _place(item, tiles_m, steps, share, splits):
 
 
 @gluon.jit
+def _before(slot, STAGES: gl.constexpr):
+    """The slot before ``slot``. Not a variable that follows it: Triton does not see that a loop carries one that
+    equals another at its start.
+    """
+    return gl.where(slot == 0, STAGES - 1, slot - 1)
+
+
+@gluon.jit
 def _produce(
     x_desc, codes_desc, scales_desc, x_s, codes_s, scales_s, ready, free, items, tiles_m, steps, share, splits, N,
     WORDS: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
@@ -91,7 +99,6 @@ def _consume(
     total = gl.zeros([BLOCK_N, BLOCK_M], gl.float32, MMA)
     for item in range(gl.program_id(0), items, gl.num_programs(0)):
         tile_n, tile_m, begin, end = _place(item, tiles_m, steps, share, splits)
-        before = slot
         for step in range(begin, end):
             mbarrier.wait(ready.index(slot), phase)
             words = codes_s.index(slot).load(A)
@@ -117,21 +124,20 @@ def _consume(
             # The step before has been read by now; what was issued here goes on.
             total = warpgroup_mma_wait(4, deps=(total,))
             _barrier()
-            mbarrier.arrive(free.index(before), count=1, pred=step > begin)
+            mbarrier.arrive(free.index(_before(slot, STAGES)), count=1, pred=step > begin)
             total = warpgroup_mma(n4, x.slice(64, 16), total, is_async=True)
             total = warpgroup_mma(n5, x.slice(80, 16), total, is_async=True)
             total = warpgroup_mma(n6, x.slice(96, 16), total, is_async=True)
             total = warpgroup_mma(n7, x.slice(112, 16), total, is_async=True)
             # The registers of the first half are free for the next step's.
             total = warpgroup_mma_wait(4, deps=(total,))
-            before = slot
             slot += 1
             if slot == STAGES:
                 slot = 0
                 phase ^= 1
         total = warpgroup_mma_wait(0, deps=(total,))
         _barrier()
-        mbarrier.arrive(free.index(before), count=1)
+        mbarrier.arrive(free.index(_before(slot, STAGES)), count=1)
         last = True
         if SPLIT:
             # Two parts: whichever is added to the other, the sum is the same.

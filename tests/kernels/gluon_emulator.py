@@ -173,6 +173,7 @@ class Emulator:
             num_warps=lambda: 8, program_id=lambda axis: program, num_programs=lambda axis: programs,
             NVMMADistributedLayout=constant, DotOperandLayout=lambda *a: None, SliceLayout=lambda *a: None,
             NVMMASharedLayout=lambda *a: None, static_range=range, minimum=np.minimum,
+            where=lambda condition, a, b: a if condition else b,
             cdiv=lambda a, b: -(-a // b), cast=lambda value, dtype: value,
             allocate_shared_memory=self.allocate, expand_dims=self.expand,
             zeros=lambda shape, dtype, layout: tile(np.zeros(shape, dtype)),
