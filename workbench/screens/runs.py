@@ -16,12 +16,14 @@ from workbench.queries import RunSource, Survey, survey
 from workbench.screens.base import AreaScreen, bindings
 from workbench.widgets.lines import Line
 from workbench.widgets.prompt import Prompt
-from workbench.widgets.table import Table
+from workbench.widgets.table import Row, Table
 from workbench.widgets.text import visible
 
 if TYPE_CHECKING:
     from textual.timer import Timer
 
+CHROME = 4
+"""The lines around the table: areas, heading, description, keys."""
 FILTER_DELAY_S = 0.13
 SURVEY_DELAY_S = 0.03
 SURVEY_ASIDE = 2000
@@ -79,8 +81,16 @@ class RunsScreen(AreaScreen):
         self.table.empty = NOTHING if self.source.filter else self.EMPTY
         self.table.reload(keep=row["id"] if row else None)
 
+    def on_mount(self) -> None:
+        self.table.prepare(self.app.size.height - CHROME)
+        self._tell_all(self.table.row)
+
     def on_table_moved(self, message: Table.Moved) -> None:
-        self.description.show([(" " + visible(described(message.row)), look.MUTED)] if message.row else [])
+        self._tell_all(message.row)
+
+    def _tell_all(self, row: Row | None) -> None:
+        """What stands around the table, for the row under the cursor."""
+        self.description.show([(" " + visible(described(row)), look.MUTED)] if row else [])
         self._tell()
         self._survey()
 

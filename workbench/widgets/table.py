@@ -106,6 +106,11 @@ class Table(Widget, can_focus=True):
 
     # --- what the screen asks and tells -------------------------------------------------------------------------
 
+    def prepare(self, height: int) -> None:
+        """Ask for the rows that ``height`` lines hold before there is a layout: the first paint has them."""
+        self.page = max(1, height - 1)
+        self.reload()
+
     @property
     def row(self) -> Row | None:
         """The row under the cursor."""
@@ -338,9 +343,11 @@ class Table(Widget, can_focus=True):
 
     def on_resize(self) -> None:
         if self.size.height:
-            self.page = max(1, self.size.height - 1)
+            page = max(1, self.size.height - 1)
             self._show_column()
-            self.reload()
+            if page != self.page or not self._asked:
+                self.page = page
+                self.reload()
 
     def watch_has_focus(self, _: bool) -> None:
         self._refresh_row(self.cursor)
