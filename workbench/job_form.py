@@ -1,19 +1,24 @@
-"""What the new-job form asks, checks and submits; draws nothing, imports nothing that computes."""
+"""What the new-job form asks, what it offers for a checkpoint, and the jobs it submits; draws and computes nothing."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from core import jobs
-from core.errors import UsageError, WorkbenchError
+from core.errors import WorkbenchError
 from core.store import Store
 
-KINDS = ("chain", "calibrate", "quantize", "evaluate")
-TASKS = ("x2t_image", "t2i")
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+if TYPE_CHECKING:
+    from core.checkpoints import CheckpointInfo, TensorSource
+    from core.quantization.groups import Structure
+    from core.quantization.recipe import Recipe
+
+KINDS = ("chain", "calibrate", "quantize", "sensitivity", "evaluate")
+GROUPS = ("128", "64", "32", "channel")
+SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -28,142 +33,177 @@ class Field:
     default: str
     known: Sequence[str] = ()
     """Values to step through with the arrow keys; others may be typed."""
+    empty: str = "none"
+    """What an empty field stands for."""
 
 
-def fields(store: Store, subject: str | None) -> list[Field]:
-    """The form's fields with their defaults; ``subject`` is the checkpoint or variant it was opened on."""
+@dataclass(frozen=True)
+class Subject:
+    """The checkpoint or variant that the form is about."""
+
+    info: CheckpointInfo
+    structure: Structure
+
+    @property
+    def causal(self) -> bool:
+        """Whether it is a causal LM, and no Lance."""
+        return self.info.family == "huggingface"
+
+    @cached_property
+    def source(self) -> TensorSource:
+        """Its tensors' shapes."""
+        from core.checkpoints.source import TensorSource
+
+        return TensorSource.open(self.info.path)
+
+    def fits(self, recipe: Recipe) -> bool:
+        """Whether its linears can be cut into the groups of ``recipe``."""
+        from core.quantization.fit import check_formats
+
+        # All layers are of the same shapes; only widths are asked for by layer.
+        structure = self.structure if recipe.widths else replace(self.structure, layers=1)
+        try:
+            check_formats(structure, recipe, self.source.shape)
+        except WorkbenchError:
+            return False
+        return True
+
+    def tasks(self) -> list[str]:
+        """The tasks of Lance's that it was made for."""
+        from core.evaluation.samples import TASKS, TEXT
+        from core.lance.requests import check_checkpoint
+
+        found = []
+        for task in TASKS:
+            try:
+                if task != TEXT:
+                    check_checkpoint(self.info.path, task)
+            except WorkbenchError:
+                continue
+            found.append(task)
+        return found
+
+
+def look_at(store: Store, name: str) -> Subject | None:
+    """The checkpoint or variant of that name or path; None where there is none that can be read."""
+    from core.checkpoints import describe, resolve
+    from core.checkpoints.layout import structure_of
+
+    try:
+        info = describe(resolve(name.strip(), store))
+        return Subject(info, structure_of(info.path))
+    except WorkbenchError:
+        return None
+
+
+def chosen(store: Store, subject: str | None) -> str:
+    """The checkpoint or variant that a form opened on ``subject`` is about: the embedded one where it is not known."""
     from core.demo import NAME
-    from core.evaluation import suites
-    from core.quantization import recipe
+
+    known = subject is not None and (subject == NAME or store.checkpoint(subject) is not None)
+    return str(subject) if known else NAME
+
+
+def fields(store: Store, name: str, about: Subject | None) -> list[Field]:
+    """The form's fields with the defaults and offers that suit the checkpoint ``name``, which ``look_at`` found."""
+    from core.demo import NAME
+    from core.quantization import recipe as known_recipes
 
     rows = store.checkpoints()
     names = list(dict.fromkeys([NAME, *(row["name"] for row in rows)]))
-    variants = {row["name"] for row in rows if row["kind"] == "variant"}
-    chosen = subject if subject is not None and subject in names else NAME
-    recipes, known_suites = recipe.names(), suites.names()
-    calibrations = [row["name"] for row in store.calibrations()]
-    suite = "demo-x2t" if "demo-x2t" in known_suites else "".join(known_suites[:1])
-    if len(known_suites) > 1:
-        known_suites.append(" ".join(known_suites))
-    making, measuring = ("chain", "quantize"), ("chain", "evaluate")
+    variant = (
+        about.info.kind == "variant" if about else name in {r["name"] for r in store.checkpoints("variant")}
+    )
+    recipes = known_recipes.names()
+    if about is not None and not variant:
+        recipes = [name for name in recipes if about.fits(known_recipes.load(name))] or recipes
+    preferred = "int4-awq" if "int4-awq" in recipes else recipes[0]
+    base = None if about is None else about.info.name
+    calibrations = [row["name"] for row in store.calibrations(base)]
+    making, measuring = ("chain", "quantize", "sensitivity"), ("chain", "evaluate")
+    from_calibration = ("quantize", "sensitivity")
     return [
-        Field("kind", "what", KINDS, "chain: calibrate, then quantize, then evaluate",
-              "evaluate" if chosen in variants else "chain", KINDS),
-        Field("checkpoint", "checkpoint", KINDS, "a name, or the path of a folder", chosen, names),
-        Field("recipe", "recipe", making, "a name, or the path of a TOML file",
-              "int4-awq" if "int4-awq" in recipes else recipes[0], recipes),
-        Field("group", "group", making, "weights that share a scale; empty: as in the recipe", "", ("128", "64", "32")),
-        Field("calibration", "calibration", ("quantize",), "whose statistics to use; empty: none",
+        Field("kind", "what", KINDS, "chain: calibrate, quantize, evaluate; sensitivity: where a recipe hurts",
+              "evaluate" if variant else "chain", KINDS),
+        Field("checkpoint", "checkpoint", KINDS, "a name, or the path of a folder", name, names),
+        Field("recipe", "recipe", making, "a name, or the path of a TOML file", preferred, recipes),
+        Field("group", "group", making, "weights that share a scale, or channel: all of a row", "",
+              groups(about, preferred), "as in the recipe"),
+        Field("calibration", "calibration", from_calibration, "whose statistics to use; empty: none",
               calibrations[0] if calibrations else "", calibrations),
-        Field("tasks", "calibrate on", ("chain", "calibrate"), "tasks, separated by blanks", " ".join(TASKS),
-              (" ".join(TASKS), *TASKS)),
-        Field("calibrate_samples", "samples each", ("chain", "calibrate"), "samples of each task to calibrate on", "16",
-              ("16", "48", "128")),
-        Field("suites", "suites", measuring, "names or JSON files, separated by blanks", suite, known_suites),
-        Field("limit", "samples", measuring, "the first so many of each suite; empty: all", "", ("24", "50", "200")),
+        *(_of_causal_lm() if about is not None and about.causal else _of_lance(about)),
+        Field("limit", "samples", (*measuring, "sensitivity"), "the first so many of each suite; empty: all", "",
+              ("24", "50", "200"), "all"),
         Field("device", "device", KINDS, "auto takes a GPU where there is one", "auto", ("auto", "cpu", "cuda:0")),
     ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong with one field."""
-
-    key: str
-    message: str
+_CALIBRATING, _MEASURING = ("chain", "calibrate"), ("chain", "evaluate")
 
 
-def _number(values: Mapping[str, str], key: str, title: str) -> int | None:
-    text = values.get(key, "").strip()
-    if not text:
-        return None
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise UsageError(f"{title}: {text!r} found, wanted a whole number of at least 1")
-    return int(text)
+def _of_lance(about: Subject | None) -> list[Field]:
+    """What samples a Lance is calibrated and measured on."""
+    from core.evaluation import samples, suites
+
+    tasks = list(samples.TASKS) if about is None else about.tasks()
+    usual = " ".join(samples.DEFAULT_TASKS)
+    known = suites.names()
+    own = [suite for suite in known if about is None or suites.load(suite).task in tasks]
+    default = "demo-x2t" if "demo-x2t" in own else "".join(own[:1])
+    both = " ".join(suites.DEFAULT_SUITES)
+    return [
+        Field("tasks", "calibrate on", _CALIBRATING, "tasks, separated by blanks", usual, (usual, *tasks, "mixed")),
+        Field("files", "samples from", _CALIBRATING, "files in Lance's format; empty: drawn, for the embedded one", "",
+              (), "drawn"),
+        Field("calibrate_samples", "samples each", _CALIBRATING, "samples of each task to calibrate on", str(SAMPLES),
+              ("16", "48", "128")),
+        Field("suites", "suites", _MEASURING, "names or JSON files, separated by blanks; text: perplexity", default,
+              [*own, both, suites.PROSE]),
+        Field("measured_on", "suites", ("sensitivity",), "names or JSON files; empty: drawn, for the embedded one", "",
+              ["", *own, both], "drawn"),
+    ]  # fmt: skip
 
 
-def faults(store: Store, values: Mapping[str, str]) -> list[Fault]:
-    """What is wrong with the values of the fields that are asked, one message a field."""
-    checks: dict[str, Callable[[], Any]] = {
-        "kind": lambda: _one_of("what", values["kind"], KINDS),
-        "checkpoint": lambda: _check_checkpoint(store, values),
-        "recipe": lambda: _check_recipe(values),
-        "group": lambda: _number(values, "group", "group"),
-        "calibration": lambda: _check_calibration(store, values),
-        "tasks": lambda: _check_tasks(values["tasks"]),
-        "calibrate_samples": lambda: _number(values, "calibrate_samples", "samples each"),
-        "suites": lambda: _check_suites(values["suites"]),
-        "limit": lambda: _number(values, "limit", "samples"),
-        "device": lambda: _check_device(values["device"]),
-    }
-    found = []
-    for key in values:
+def _of_causal_lm() -> list[Field]:
+    """What text a causal LM is calibrated and measured on."""
+    from core.calibration import prose
+    from core.evaluation import suites
+
+    text = "text, or text:FILE for one of yours"
+    return [
+        Field("tasks", "calibrate on", _CALIBRATING, "a causal LM is calibrated on running text", prose.TASK,
+              (prose.TASK,)),
+        Field("files", "text from", _CALIBRATING, "a file of texts (.txt, .jsonl); empty: the one that comes along", "",
+              (), "the text that comes along"),
+        Field("calibrate_samples", "sequences", _CALIBRATING, "sequences of text to calibrate on",
+              str(prose.DEFAULT_SEQUENCES), ("32", "128", "512")),
+        Field("suites", "suites", _MEASURING, text, suites.PROSE, (suites.PROSE,)),
+        Field("measured_on", "suites", ("sensitivity",), text, suites.PROSE, (suites.PROSE,)),
+    ]  # fmt: skip
+
+
+def groups(about: Subject | None, recipe: str) -> list[str]:
+    """The groups that the recipe can have on this checkpoint, beside its own."""
+    from core.quantization import recipe as recipes
+
+    try:
+        chosen = recipes.load(recipe)
+    except WorkbenchError:
+        return ["", *GROUPS]
+    found = [""]
+    for group in GROUPS:
         try:
-            checks[key]()
-        except WorkbenchError as error:
-            found.append(Fault(key, str(error)))
+            changed = chosen.with_group("channel" if group == "channel" else int(group))
+        except WorkbenchError:
+            continue
+        if about is None or about.fits(changed):
+            found.append(group)
     return found
 
 
-def _one_of(title: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise UsageError(f"{title}: {value!r} found, wanted one of {', '.join(known)}")
-
-
-def _check_checkpoint(store: Store, values: Mapping[str, str]) -> None:
-    from core.checkpoints import describe, resolve
-
-    info = describe(resolve(values["checkpoint"].strip(), store))
-    if info.kind == "variant" and values["kind"] != "evaluate":
-        raise UsageError(f"{info.name}: a variant; choose the checkpoint it was made from, or evaluate")
-
-
-def _check_recipe(values: Mapping[str, str]) -> None:
-    from core.quantization import recipe
-
-    recipe.load(values["recipe"].strip())
-
-
-def _check_calibration(store: Store, values: Mapping[str, str]) -> None:
-    from core.quantization import recipe
-
-    name = values["calibration"].strip()
-    known = [row["name"] for row in store.calibrations()]
-    if name and name not in known:
-        raise UsageError(f"calibration: {name!r} is not known; known are {', '.join(known) or 'none'}")
-    try:
-        needed = recipe.load(values["recipe"].strip()).needs_calibration
-    except UsageError:
-        return  # said at the recipe
-    if needed and not name:
-        raise UsageError(
-            f"calibration: recipe {values['recipe']} needs one; run a calibration first, or the chain"
-        )
-
-
-def _check_tasks(text: str) -> None:
-    from core.calibration.samples import MIXED
-    from core.evaluation import samples
-
-    known = (*samples.TASKS, MIXED)
-    if not text.split():
-        raise UsageError(f"calibrate on: empty, wanted some of {', '.join(known)}")
-    for task in text.split():
-        _one_of("calibrate on", task, known)
-
-
-def _check_suites(text: str) -> None:
-    from core.evaluation import suites
-
-    if not text.split():
-        raise UsageError(f"suites: empty, wanted some of {', '.join(suites.names())} or a path")
-    for name in text.split():
-        suites.load(name)
-
-
-def _check_device(text: str) -> None:
-    if not _DEVICE.fullmatch(text.strip()):
-        raise UsageError(f"device: {text!r} found, wanted auto, cpu, mps, cuda or cuda:0")
+def group_of(text: str) -> Any:
+    """A group as a recipe takes it: a number of weights, ``channel``, or None for its own."""
+    return int(text) if text.isdigit() else text or None
 
 
 def specs(store: Store, values: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
@@ -172,52 +212,59 @@ def specs(store: Store, values: Mapping[str, str]) -> list[tuple[str, dict[str, 
     Raises:
         WorkbenchError: the values were not checked.
     """
-    kind = values["kind"]
-    checkpoint, device = values["checkpoint"].strip(), values["device"].strip()
-    calibrate: dict[str, Any] = {}
-    made: list[tuple[str, dict[str, Any]]] = []
-    if kind in ("chain", "calibrate"):
-        calibrate = {
-            "checkpoint": checkpoint,
-            "tasks": values["tasks"].split(),
-            "samples": _number(values, "calibrate_samples", "samples each") or 16,
-            "seed": 0,
-            "device": device,
-        }
-    group = _number(values, "group", "group")
+    from core.calibration.prose import DEFAULT_SEQUENCES
+    from core.checkpoints import describe, resolve
+    from core.quantization import recipe as recipes
+    from workbench.places import absolute, absolute_suite
+
+    def words(key: str) -> list[str]:
+        return [absolute_suite(name) for name in values.get(key, "").split()]
+
+    kind, device = values["kind"], values["device"].strip()
+    checkpoint = values["checkpoint"].strip()
+    info = describe(resolve(checkpoint, store))
+    checkpoint = checkpoint if store.checkpoint(checkpoint) or checkpoint == info.name else str(info.path)
+    samples, limit = values.get("calibrate_samples", "").strip(), values.get("limit", "").strip()
+    files = words("files")
+    calibrate: dict[str, Any] = {
+        "checkpoint": checkpoint,
+        "tasks": values.get("tasks", "").split(),
+        "samples": int(samples) if samples else None,
+        "seed": 0,
+        "device": device,
+    }
+    usual = SAMPLES
+    if info.family == "huggingface":
+        calibrate["suite"], usual = next(iter(files), None), DEFAULT_SEQUENCES
+    else:
+        calibrate["suites"] = files
+    recipe = values.get("recipe", "").strip()
     quantize = {
         "checkpoint": checkpoint,
-        "recipe": values.get("recipe", "").strip(),
-        "group": group,
+        "recipe": recipe if recipe in recipes.names() else absolute(recipe),
+        "group": group_of(values.get("group", "").strip()),
         "device": device,
     }
-    limit = _number(values, "limit", "samples")
-    evaluate = {
-        "checkpoint": checkpoint,
-        "suites": values.get("suites", "").split(),
-        "limit": limit,
-        "device": device,
-    }
+    calibration = absolute(values.get("calibration", "").strip()) or None
+    measured = {"limit": int(limit) if limit else None, "device": device}
+    evaluate = {"checkpoint": checkpoint, "suites": words("suites"), "baseline": "auto", **measured}
     if kind == "calibrate":
-        made.append(("calibrate", calibrate))
-    elif kind == "quantize":
-        made.append(("quantize", quantize | {"calibration": values["calibration"].strip() or None}))
-    elif kind == "evaluate":
-        made.append(("evaluate", evaluate | {"baseline": "auto"}))
-    else:
-        from core.checkpoints import describe, resolve
-        from core.quantization import recipe
-
-        chosen = recipe.load(values["recipe"].strip()).with_group(group)
-        base = describe(resolve(checkpoint, store)).name
-        name = None
-        if chosen.needs_calibration:
-            name = f"{base}_{'+'.join(calibrate['tasks'])}-n{calibrate['samples']}"
-            made.append(("calibrate", calibrate | {"name": name}))
-        made.append(("quantize", quantize | {"calibration": name}))
-        made.append(
-            ("evaluate", evaluate | {"checkpoint": f"{base}_{chosen.variant_suffix}", "baseline": "auto"})
-        )
+        return [("calibrate", calibrate)]
+    if kind == "quantize":
+        return [("quantize", quantize | {"calibration": calibration})]
+    if kind == "sensitivity":
+        suites = {"suites": words("measured_on"), **measured}
+        return [("sensitivity", quantize | {"calibration": calibration} | suites)]
+    if kind == "evaluate":
+        return [("evaluate", evaluate)]
+    made_by = recipes.load(quantize["recipe"]).with_group(quantize["group"])
+    made: list[tuple[str, dict[str, Any]]] = []
+    called = None
+    if made_by.needs_calibration:
+        called = f"{info.name}_{'+'.join(calibrate['tasks'])}-n{samples or usual}"
+        made.append(("calibrate", calibrate | {"name": called}))
+    made.append(("quantize", quantize | {"calibration": called}))
+    made.append(("evaluate", evaluate | {"checkpoint": f"{info.name}_{made_by.variant_suffix}"}))
     return made
 
 

@@ -9,13 +9,13 @@ from typing import Any
 from core.calibration.collect import collect_statistics
 from core.calibration.merge import merge
 from core.calibration.plan import files_of, make_plan, recorded
-from core.calibration.record import CalibrationRecord, coverage
+from core.calibration.record import CalibrationRecord, check_source, coverage
 from core.calibration.recording import keep, register, start_run, summary
 from core.calibration.samples import record_keys
+from core.calibration.sequences import Sequences
 from core.calibration.statistics import Statistics
 from core.checkpoints.describe import describe
 from core.checkpoints.resolve import resolve
-from core.errors import UsageError
 from core.evaluation.footprint import check_fit
 from core.evaluation.overlap import content
 from core.jobs.context import JobContext
@@ -28,8 +28,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
 
     started = time.monotonic()
     info = describe(resolve(str(spec["checkpoint"]), context.store))
-    if info.kind == "variant":
-        raise UsageError(f"{info.name} is a variant; calibrate the checkpoint it was made from")
+    check_source(info)
     if info.family == "huggingface":
         from core.calibration.text_job import run_texts
 
@@ -54,7 +53,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     )
     context.log(f"{name}: {len(chosen.samples)} samples of {', '.join(chosen.tasks)} on {device}")
     pipeline = load_model(info.path, device, dtype, observed=True)
-    statistics = Statistics(plan.rows, seed, data)
+    statistics, sequences = Statistics(plan.rows, seed, data), Sequences()
     timesteps = collect_statistics(
         pipeline,
         chosen.samples,
@@ -62,6 +61,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         statistics,
         lambda done, total, message: context.progress(done, total, "samples", message),
         chosen.mixed,
+        sequences,
     )
     linears = pipeline.structure.target_linears()
     record = CalibrationRecord(
@@ -81,7 +81,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         evaluated=list(chosen.evaluated),
         contents=[content(sample) for sample in chosen.samples],
     )
-    done = keep(context, run_id, started, statistics, record)
+    done = keep(context, run_id, started, statistics, sequences, record)
     record = done.record
     unseen = [row.linear for row in coverage(record.tokens) if not row.tokens]
     if unseen:

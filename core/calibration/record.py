@@ -12,10 +12,12 @@ from core.errors import CheckpointError, UsageError
 from core.files import sha256_file, sha256_text
 
 if TYPE_CHECKING:
+    from core.checkpoints.describe import CheckpointInfo
     from core.store import Store
 
 RECORD_FILE = "calibration.json"
 STATISTICS_FILE = "statistics.safetensors"
+SEQUENCES_FILE = "sequences.safetensors"
 FORMAT = 1
 
 
@@ -48,12 +50,14 @@ class CalibrationRecord:
 
     contents: list[str] = field(default_factory=list)
     """What ``core.evaluation.overlap`` knows each sample by, so that an evaluation on it can say so."""
+    sequences_sha256: str = ""
+    """Of the file with whole sequences; older calibrations have none."""
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over everything but the name."""
         body = asdict(self) | {"name": ""}
-        for later in ("evaluated", "contents"):
+        for later in ("evaluated", "contents", "sequences_sha256"):
             if not body[later]:
                 del body[later]
         return sha256_text(json.dumps(body, sort_keys=True))
@@ -81,6 +85,16 @@ class CalibrationRecord:
         """The content of ``calibration.json``."""
         body = {"format": FORMAT, "fingerprint": self.fingerprint} | asdict(self)
         return json.dumps(body, indent=1, ensure_ascii=False) + "\n"
+
+
+def check_source(info: CheckpointInfo) -> None:
+    """Check that what is to be calibrated is no variant.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if info.kind == "variant":
+        raise UsageError(f"{info.name} is a variant; calibrate the checkpoint it was made from")
 
 
 def find_calibration(store: Store, name: str) -> Path:
@@ -123,16 +137,20 @@ def load_record(folder: Path) -> CalibrationRecord:
 
 
 def verify_statistics(folder: Path, record: CalibrationRecord) -> None:
-    """Check the statistics file against the digest in its record.
+    """Check the statistics file, and the sequences' if there are some, against the digests in their record.
 
     Raises:
-        CheckpointError: it is missing or its bytes differ.
+        CheckpointError: one is missing or its bytes differ.
     """
-    path = folder / STATISTICS_FILE
-    if not path.is_file():
-        raise CheckpointError(f"{path}: is missing; calibrate again")
-    if sha256_file(path) != record.statistics_sha256:
-        raise CheckpointError(f"{path}: truncated or changed since it was written; calibrate again")
+    wanted = {STATISTICS_FILE: record.statistics_sha256}
+    if record.sequences_sha256:
+        wanted[SEQUENCES_FILE] = record.sequences_sha256
+    for name, digest in wanted.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path}: is missing; calibrate again")
+        if sha256_file(path) != digest:
+            raise CheckpointError(f"{path}: truncated or changed since it was written; calibrate again")
 
 
 @dataclass(frozen=True)

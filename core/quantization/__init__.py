@@ -6,6 +6,6 @@
 number formats: each has a grid (fixed scales, free codes) that rounds whole weights and single columns to the same
 bits, and ``rounding`` picks the way of rounding that loses least. ``folds``, ``values`` and ``awq`` scale what the
 linears read, ``gptq`` makes up for rounding errors, ``losses`` measures them; ``layer`` puts the steps together and
-``pipeline`` takes one layer after another. All of these take tensors and plain data and return them; files are
-touched by ``inputs`` (statistics), ``unfinished`` (layers of a job that was killed), ``request``, ``job`` and ``importing``.
+``pipeline`` takes one layer after another. All of these take tensors and plain data and return them; files are touched
+by ``inputs`` (statistics), ``unfinished`` (layers of a job that was killed), ``request``, ``job`` and ``importing``.
 """

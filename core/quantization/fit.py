@@ -94,6 +94,18 @@ def check_calibration(
     return check_coverage(record, recipe, structure.target_linears()) if recipe.steps else []
 
 
+def check_rows(recipe: Recipe, info: CheckpointInfo, given: bool) -> None:
+    """Check that there is a calibration on whose rows a sensitivity can be measured.
+
+    Raises:
+        UsageError: none was given.
+    """
+    if not given:
+        raise UsageError(
+            f"recipe {recipe.name}: sensitivity is measured on a calibration's rows; give one of {info.name}"
+        )
+
+
 def check_origin(record: CalibrationRecord, info: CheckpointInfo) -> None:
     """Check that a calibration was taken from this checkpoint.
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from core.checkpoints.source import TensorSource
-from core.errors import UsageError
 from core.evaluation import divergence
 from core.evaluation.divergence import Divergence
 from core.evaluation.readers import reader_of
@@ -21,6 +20,7 @@ from core.evaluation.samples import Settings
 from core.files import sha256_text
 from core.quantization import sensitivity, sensitivity_samples
 from core.quantization import sensitivity_results as results
+from core.quantization.fit import check_rows
 from core.quantization.inputs import CalibrationInputs
 from core.quantization.request import Request, look_up
 from core.quantization.sensitivity import GroupResult
@@ -71,10 +71,8 @@ def measure(
     """
     started = time.monotonic()
     info, recipe, layout, device = request.info, request.recipe, request.layout, request.device
-    if request.calibration is None:
-        raise UsageError(
-            f"recipe {recipe.name}: sensitivity is measured on a calibration's rows; give one of {info.name}"
-        )
+    check_rows(recipe, info, request.calibration is not None)
+    assert request.calibration is not None
     folder, record = request.calibration
     dtype = pick_dtype("auto", device)
     groups = len(layout.structure.groups())

@@ -9,7 +9,14 @@ from typing import Any
 import click
 
 from core.calibration import prose
-from core.calibration.record import CalibrationRecord, coverage, find_calibration, load_record, too_few
+from core.calibration.record import (
+    CalibrationRecord,
+    check_source,
+    coverage,
+    find_calibration,
+    load_record,
+    too_few,
+)
 from core.calibration.samples import DEFAULT_SAMPLES, MIXED, sample_set
 from core.checkpoints.describe import CheckpointInfo, describe
 from core.checkpoints.resolve import resolve
@@ -94,6 +101,7 @@ def run(
     folder = Path(checkpoint).expanduser()
     store = ctx.obj.open(create=True)
     info = describe(resolve(checkpoint, store))
+    check_source(info)
     spec: dict[str, Any] = {
         "checkpoint": str(folder.resolve()) if folder.is_dir() else checkpoint,
         "name": name,

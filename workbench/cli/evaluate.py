@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -11,6 +10,7 @@ from core.errors import UsageError
 from core.store import Store
 from workbench.cli.launch import detach_option, run_job
 from workbench.cli.session import Session, json_option, print_table
+from workbench.places import absolute, absolute_suite
 
 
 @click.command()
@@ -66,7 +66,7 @@ def command(
     for name in names:
         check_suite(info, known.load(name, limit))
     spec: dict[str, Any] = {
-        "checkpoint": _absolute(checkpoint),
+        "checkpoint": absolute(checkpoint),
         "suites": names,
         "limit": limit,
         "baseline": _baseline(baseline),
@@ -80,18 +80,6 @@ def command(
         show_runs(session.open(), [*result["baselines"], *result["runs"]])
 
     run_job(ctx, "evaluate", spec, detach, as_json, show=show)
-
-
-def absolute_suite(name: str) -> str:
-    """A suite as the job sees it, wherever it runs: the file of ``text:FILE`` by its absolute path."""
-    prose, colon, rest = name.partition(":")
-    return f"text:{Path(rest).expanduser().resolve()}" if colon and prose == "text" else _absolute(name)
-
-
-def _absolute(name: str) -> str:
-    """A path as the job sees it, wherever it runs; a name stays as it is."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name
 
 
 def _baseline(text: str) -> str | int | None:

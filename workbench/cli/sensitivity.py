@@ -16,6 +16,7 @@ from core.quantization import recipe as recipes
 from core.quantization.fit import check
 from workbench.cli.launch import detach_option, run_job
 from workbench.cli.session import GroupSize, json_option, print_json, print_table
+from workbench.places import absolute_suite
 
 FORMATS = ("table", "markdown", "json")
 
@@ -74,7 +75,6 @@ def sensitivity(
     of linears, rounded alone: what the mixed recipe chooses its widths by.
     """
     from core.quantization import sensitivity_samples
-    from workbench.cli.evaluate import absolute_suite
 
     if out is not None and format_ == "table":
         format_ = "json" if out.suffix == ".json" else "markdown"

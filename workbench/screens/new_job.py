@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import ClassVar
 
 from textual import events
@@ -12,10 +13,12 @@ from textual.widgets import Input
 from core.errors import WorkbenchError
 from core.store import Store
 from workbench import job_form, look
+from workbench.job_faults import Fault, faults
 from workbench.screens.base import bindings
 from workbench.screens.modal import Modal
-from workbench.widgets.lines import Line
+from workbench.widgets.lines import Line, Notice
 from workbench.widgets.prompt import Prompt
+from workbench.widgets.text import visible
 
 LABEL = 16
 
@@ -30,20 +33,19 @@ class NewJob(Modal[list[int]]):
     def __init__(self, store: Store, subject: str | None) -> None:
         super().__init__()
         self.store = store
-        self.fields = job_form.fields(store, subject)
+        self.name_now = job_form.chosen(store, subject)
+        self.about = job_form.look_at(store, self.name_now)
+        self.fields = job_form.fields(store, self.name_now, self.about)
         self.prompts: dict[str, Prompt] = {}
 
     def contents(self) -> Iterable[Widget]:
         for field in self.fields:
-            placeholder = (
-                "all" if field.key == "limit" else "as in the recipe" if field.key == "group" else "none"
-            )
-            prompt = Prompt(field.title, placeholder, field.default, width=LABEL)
+            prompt = Prompt(field.title, field.empty, field.default, width=LABEL)
             self.prompts[field.key] = prompt
             yield prompt
         self.meaning = Line(id="meaning")
         self.steps = Line()
-        self.fault = Line()
+        self.fault = Notice()
         yield self.meaning
         yield self.steps
         yield self.fault
@@ -86,17 +88,45 @@ class NewJob(Modal[list[int]]):
             arrows = f"  ↑↓ {len(field.known)} known" if len(field.known) > 1 else ""
             self.meaning.show([(f" {field.meaning}{arrows}", look.MUTED)])
 
-    def on_input_changed(self) -> None:
-        self.fault.show([])
+    def on_input_changed(self, message: Input.Changed) -> None:
+        self.fault.hide()
+        if message.input is self.prompts["checkpoint"].input:
+            self._suit(message.value.strip())
+        elif message.input is self.prompts["recipe"].input:
+            self._offer_groups()
         self._show_fields()
+
+    def _suit(self, name: str) -> None:
+        """Offer what suits another checkpoint; what was typed stays, what was only offered for the one before not."""
+        about = job_form.look_at(self.store, name) if name != self.name_now else None
+        if about is None:
+            return
+        self.name_now, self.about = name, about
+        before = {field.key: field for field in self.fields}
+        self.fields = job_form.fields(self.store, name, about)
+        for field in self.fields:
+            prompt, old = self.prompts[field.key], before[field.key]
+            prompt.rename(field.title)
+            prompt.input.placeholder = field.empty
+            value = prompt.input.value
+            gone = value in old.known and value not in field.known
+            if field.key not in ("kind", "checkpoint") and (value == old.default or gone):
+                prompt.input.value = field.default
+        self._offer_groups()
+
+    def _offer_groups(self) -> None:
+        """Offer the groups that the recipe can have."""
+        known = job_form.groups(self.about, self.prompts["recipe"].input.value.strip())
+        self.fields = [
+            replace(field, known=known) if field.key == "group" else field for field in self.fields
+        ]
 
     def on_input_submitted(self) -> None:
         field = self._field()
-        fault = next(
-            (f for f in job_form.faults(self.store, self.values()) if field and f.key == field.key), None
-        )
-        if fault is not None:
-            self._show_fault(fault)
+        if field is None:
+            return
+        if found := faults(self.store, self.values(), field.key):
+            self._show_fault(found[0])
         else:
             self.focus_next(Input)
 
@@ -113,19 +143,18 @@ class NewJob(Modal[list[int]]):
         entry.value = field.known[(here + step) % len(field.known)]
         entry.cursor_position = len(entry.value)
 
-    def _show_fault(self, fault: job_form.Fault) -> None:
-        self.fault.show([(f" ✗ {fault.message}", look.BAD)])
+    def _show_fault(self, fault: Fault) -> None:
+        self.fault.show(visible(fault.message), bad=True)
         self.prompts[fault.key].input.focus()
 
     def action_start(self) -> None:
-        faults = job_form.faults(self.store, self.values())
-        if faults:
-            self._show_fault(faults[0])
+        if found := faults(self.store, self.values()):
+            self._show_fault(found[0])
             return
         try:
             self.dismiss(job_form.start(self.store, self.values()))
         except WorkbenchError as error:
-            self.fault.show([(f" ✗ {error}", look.BAD)])
+            self.fault.show(visible(str(error)), bad=True)
 
     def action_close(self) -> None:
         self.dismiss(None)

@@ -32,6 +32,10 @@ class Prompt(Horizontal):
         self.input = Input(value=value, placeholder=placeholder, compact=True, select_on_focus=False)
         self.input.cursor_blink = False
 
+    def rename(self, name: str) -> None:
+        """Show another name before the input."""
+        self.label.show([(f" {name}: ", look.ACCENT)])
+
     def compose(self) -> Iterable[Widget]:
         yield self.label
         yield self.input

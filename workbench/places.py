@@ -1,0 +1,17 @@
+"""Names and paths as a job sees them, wherever it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def absolute(name: str) -> str:
+    """A path by its absolute path; a name of something else stays as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
+
+
+def absolute_suite(name: str) -> str:
+    """A suite's name or path, the file of ``text:FILE`` by its absolute path."""
+    prose, colon, rest = name.partition(":")
+    return f"text:{Path(rest).expanduser().resolve()}" if colon and prose == "text" else absolute(name)
