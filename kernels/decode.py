@@ -33,39 +33,42 @@ def _moved(register: str, source: str, left: int) -> str:
     return f"{'shl' if left >= 0 else 'shr'}.b32 {register}, {source}, {abs(left)};\n"
 
 
-def _e2m1_pairs(exponent_bit: int) -> str:
-    """PTX of all codes ``seem``: s to bit 15, eem to ``exponent_bit - 1`` and up; in two operations if both lie
+def _unpacked(half: int, body: str) -> str:
+    """PTX of four results from nibbles 0 to 3 (``half`` 0) or 4 to 7 of two words: in ``u``, one word in each half."""
+    select = ("0x5410", "0x7632")[half]
+    return "{\n.reg .b32 u, a, b;\n" + f"prmt.b32 u, $4, $5, {select};\n" + body + "}"
+
+
+def _e2m1_pairs(half: int, exponent_bit: int) -> str:
+    """PTX of codes ``seem``: s to bit 15, eem to ``exponent_bit - 1`` and up; in two operations if both lie
     equally far off.
     """
-    head = "{\n.reg .b32 u, v, a, b;\nprmt.b32 u, $8, $9, 0x5410;\nprmt.b32 v, $8, $9, 0x7632;\n"
     body = ""
     magnitude = 7 << exponent_bit - 1
-    for i in range(8):
-        source = "u" if i < 4 else "v"
-        left, sign_left = exponent_bit - 1 - E2M1_MAGNITUDE[i % 4], 15 - E2M1_SIGN[i % 4]
-        body += _moved("b", source, left)
+    for i in range(4):
+        left, sign_left = exponent_bit - 1 - E2M1_MAGNITUDE[i], 15 - E2M1_SIGN[i]
+        body += _moved("b", "u", left)
         if left == sign_left:
             body += f"and.b32 ${i}, b, {_twice(magnitude | 0x8000)};\n"
         else:
-            body += f"and.b32 b, b, {_twice(magnitude)};\n" + _moved("a", source, sign_left)
+            body += f"and.b32 b, b, {_twice(magnitude)};\n" + _moved("a", "u", sign_left)
             body += f"lop3.b32 ${i}, a, 0x80008000, b, 0xEA;\n"
-    return head + body + "}"
+    return _unpacked(half, body)
 
 
-def _int4_pairs() -> str:
-    """PTX of all nibbles ``n``: 0x430n is 128 + n in bfloat16, exactly."""
-    head = "{\n.reg .b32 u, v, a;\nprmt.b32 u, $8, $9, 0x5410;\nprmt.b32 v, $8, $9, 0x7632;\n"
+def _int4_pairs(half: int) -> str:
+    """PTX of nibbles ``n``: 0x430n is 128 + n in bfloat16, exactly."""
     body = ""
-    for i in range(8):
-        body += _moved("a", "u" if i < 4 else "v", -4 * (i % 4))
+    for i in range(4):
+        body += _moved("a", "u", -4 * i)
         body += f"lop3.b32 ${i}, a, 0x000F000F, 0x43004300, 0xEA;\n"
-    return head + body + "}"
+    return _unpacked(half, body)
 
 
-_UNPACK_OPERANDS = tl.constexpr(",".join(["=r"] * 8 + ["r"] * 2))
-_UNPACK_INT4 = tl.constexpr(_int4_pairs())
-_UNPACK_NVFP4_BF16 = tl.constexpr(_e2m1_pairs(7))
-_UNPACK_NVFP4_FP16 = tl.constexpr(_e2m1_pairs(10))
+_UNPACK_OPERANDS = tl.constexpr(",".join(["=r"] * 4 + ["r"] * 2))
+_UNPACK_INT4 = tl.constexpr(tuple(_int4_pairs(half) for half in range(2)))
+_UNPACK_NVFP4_BF16 = tl.constexpr(tuple(_e2m1_pairs(half, 7) for half in range(2)))
+_UNPACK_NVFP4_FP16 = tl.constexpr(tuple(_e2m1_pairs(half, 10) for half in range(2)))
 
 _SIGN = tl.constexpr(E2M1_SIGN)
 _MAGNITUDE = tl.constexpr(E2M1_MAGNITUDE)
@@ -102,25 +105,22 @@ _SCALES_FP16 = _scale_pairs("128", _twice(12 << 10))
 
 
 @triton.jit
-def _unpack(words, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
-    """The eight nibbles of each word as 16-bit floats: 128 + n (bfloat16), or E2M1 numbers not yet raised."""
+def _unpack(words, HALF: tl.constexpr, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
+    """Four nibbles of each word as 16-bit floats: 128 + n (bfloat16), or E2M1 numbers not yet raised."""
     if FORMAT == INT4:
         return tl.inline_asm_elementwise(
-            _UNPACK_INT4, _UNPACK_OPERANDS, [words],
-            (tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16,
-             tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), is_pure=True, pack=2,
+            _UNPACK_INT4[HALF], _UNPACK_OPERANDS, [words],
+            (tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), is_pure=True, pack=2,
         )  # fmt: skip
     elif DTYPE == tl.bfloat16:
         return tl.inline_asm_elementwise(
-            _UNPACK_NVFP4_BF16, _UNPACK_OPERANDS, [words],
-            (tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16,
-             tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), is_pure=True, pack=2,
+            _UNPACK_NVFP4_BF16[HALF], _UNPACK_OPERANDS, [words],
+            (tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), is_pure=True, pack=2,
         )  # fmt: skip
     else:
         return tl.inline_asm_elementwise(
-            _UNPACK_NVFP4_FP16, _UNPACK_OPERANDS, [words],
-            (tl.float16, tl.float16, tl.float16, tl.float16,
-             tl.float16, tl.float16, tl.float16, tl.float16), is_pure=True, pack=2,
+            _UNPACK_NVFP4_FP16[HALF], _UNPACK_OPERANDS, [words],
+            (tl.float16, tl.float16, tl.float16, tl.float16), is_pure=True, pack=2,
         )  # fmt: skip
 
 
@@ -207,15 +207,24 @@ def decode(
     Returns:
         eight tiles in ``DTYPE``.
     """
+    n0, n1, n2, n3 = decode_half(words, s0, s1, s2, s3, 0, FORMAT, DTYPE, FAST)
+    n4, n5, n6, n7 = decode_half(words, s4, s5, s6, s7, 1, FORMAT, DTYPE, FAST)
+    return n0, n1, n2, n3, n4, n5, n6, n7
+
+
+@triton.jit
+def decode_half(
+    words, s0, s1, s2, s3,
+    HALF: tl.constexpr, FORMAT: tl.constexpr, DTYPE: tl.constexpr, FAST: tl.constexpr,
+):  # fmt: skip
+    """Weights of nibbles 0 to 3 (HALF 0) or 4 to 7 (1) of ``words``, with the words of their scales; as ``decode``."""
     if FAST:
-        n0, n1, n2, n3, n4, n5, n6, n7 = _unpack(words, FORMAT, DTYPE)
+        n0, n1, n2, n3 = _unpack(words, HALF, FORMAT, DTYPE)
     else:
-        n0, n1, n2, n3, n4, n5, n6, n7 = words, words, words, words, words, words, words, words
+        n0, n1, n2, n3 = words, words, words, words
     return (
-        _one(n0, s0, 0, FORMAT, DTYPE, FAST), _one(n1, s1, 1, FORMAT, DTYPE, FAST),
-        _one(n2, s2, 2, FORMAT, DTYPE, FAST), _one(n3, s3, 3, FORMAT, DTYPE, FAST),
-        _one(n4, s4, 4, FORMAT, DTYPE, FAST), _one(n5, s5, 5, FORMAT, DTYPE, FAST),
-        _one(n6, s6, 6, FORMAT, DTYPE, FAST), _one(n7, s7, 7, FORMAT, DTYPE, FAST),
+        _one(n0, s0, 4 * HALF, FORMAT, DTYPE, FAST), _one(n1, s1, 4 * HALF + 1, FORMAT, DTYPE, FAST),
+        _one(n2, s2, 4 * HALF + 2, FORMAT, DTYPE, FAST), _one(n3, s3, 4 * HALF + 3, FORMAT, DTYPE, FAST),
     )  # fmt: skip
 
 

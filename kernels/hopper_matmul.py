@@ -20,7 +20,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from kernels.decode import INT4, decode
+from kernels.decode import INT4, decode_half
 
 # Triton 3.9 knows these by other names than 3.6.
 _load = tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_to_shared
@@ -113,18 +113,18 @@ def _consume(
                 else:
                     s2 = gl.expand_dims(scales_s.index(at + 1).load(ROWS), 1)
                     s6 = gl.expand_dims(scales_s.index(at + 3).load(ROWS), 1)
-            n0, n1, n2, n3, n4, n5, n6, n7 = decode(
-                words, s0, s0, s2, s2, s4, s4, s6, s6, FORMAT, DTYPE, True
-            )
+            n0, n1, n2, n3 = decode_half(words, s0, s0, s2, s2, 0, FORMAT, DTYPE, True)
             x = x_s.index(slot).permute((1, 0))
             total = warpgroup_mma(n0, x.slice(0, 16), total, use_acc=step > begin, is_async=True)
             total = warpgroup_mma(n1, x.slice(16, 16), total, is_async=True)
             total = warpgroup_mma(n2, x.slice(32, 16), total, is_async=True)
             total = warpgroup_mma(n3, x.slice(48, 16), total, is_async=True)
-            # The step before has been read by now; what was issued here goes on.
-            total = warpgroup_mma_wait(4, deps=(total,))
+            # The step before has been read by now; what was issued here goes on. Only now may registers be written
+            # that its second half was read from, so the words of this one's have to pass the wait too.
+            total, words = warpgroup_mma_wait(4, deps=(total, words))
             _barrier()
             mbarrier.arrive(free.index(_before(slot, STAGES)), count=1, pred=step > begin)
+            n4, n5, n6, n7 = decode_half(words, s4, s4, s6, s6, 1, FORMAT, DTYPE, True)
             total = warpgroup_mma(n4, x.slice(64, 16), total, is_async=True)
             total = warpgroup_mma(n5, x.slice(80, 16), total, is_async=True)
             total = warpgroup_mma(n6, x.slice(96, 16), total, is_async=True)

@@ -136,13 +136,13 @@ class Memory:
         return Memory(self.array, self.at + offset)
 
 
-def _decode(format: int) -> Callable[..., list[Tensor]]:  # noqa: A002
-    """``kernels.decode.decode`` in numpy; NVFP4 a 256th of its value, as REST has it for bfloat16."""
+def _decode_half(format: int) -> Callable[..., list[Tensor]]:  # noqa: A002
+    """``kernels.decode.decode_half`` in numpy; NVFP4 a 256th of its value, as REST has it for bfloat16."""
     e2m1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 
-    def decode(words: np.ndarray, *rest: Any) -> list[Tensor]:
+    def decode_half(words: np.ndarray, *rest: Any) -> list[Tensor]:
         found = []
-        for i, scales in enumerate(rest[:8]):
+        for i, scales in enumerate(rest[:4], 4 * rest[4]):
             nibble = np.asarray(_nibble(torch.from_numpy(np.asarray(words)), i, bool(format)))
             word = torch.from_numpy(np.asarray(scales))
             if format:
@@ -157,7 +157,7 @@ def _decode(format: int) -> Callable[..., list[Tensor]]:  # noqa: A002
             found.append(tile(value))
         return found
 
-    return decode
+    return decode_half
 
 
 class Emulator:
@@ -195,7 +195,7 @@ class Emulator:
             "tl": types.SimpleNamespace(extra=types.SimpleNamespace(cuda=cuda)), "gl": gl,
             "gluon": types.SimpleNamespace(jit=lambda fn=None, **options: fn if fn else lambda f: f),
             "mbarrier": mbarrier, "tma": tma, "fence_async_shared": lambda: None, "INT4": 0,
-            "warpgroup_mma": self.multiply, "warpgroup_mma_wait": self.finish, "decode": _decode(format),
+            "warpgroup_mma": self.multiply, "warpgroup_mma_wait": self.finish, "decode_half": _decode_half(format),
         }  # fmt: skip
         source = Path(str(module.__file__)).read_text()
         body = source[source.index("# Triton 3.9 knows these") :]
@@ -234,9 +234,11 @@ class Emulator:
         self.pending.append(work)
         return into
 
-    def finish(self, outstanding: int, deps: tuple[Sum]) -> Any:
+    def finish(self, outstanding: int, deps: tuple[Sum, ...]) -> Any:
         while len(self.pending) > outstanding:
             self.pending.pop(0)()
+        if len(deps) > 1:
+            return deps
         return deps[0] if outstanding else deps[0].value
 
     def store_wait(self, pendings: int) -> None:
