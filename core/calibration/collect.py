@@ -8,17 +8,21 @@ or not. The VAE encodes the sources of edits and first frames; nothing is decode
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from core.calibration.observers import Observer, Share
 from core.calibration.samples import MIXED
+from core.calibration.sequences import InputSequence, Sequences
 from core.calibration.statistics import Statistics
 from core.evaluation import requests
 from core.evaluation.samples import ANSWERING, Sample, Settings
-from core.lance.joint import Stream, run_together
+from core.lance.joint import Stream, rows_of, run_together
 from core.lance.loading import Pipeline
+from core.lance.model import Lance
 from core.lance.sampler import Sampling, sample
 from core.lance.tasks import Scene
 
@@ -43,6 +47,7 @@ def collect_statistics(
     statistics: Statistics,
     progress: Callable[[int, int, str], None] = lambda done, total, message: None,
     mixed: int = 0,
+    sequences: Sequences | None = None,
 ) -> dict[str, dict[str, int]]:
     """Run ``samples`` and add what is seen to ``statistics``.
 
@@ -50,12 +55,14 @@ def collect_statistics(
         settings: by task.
         progress: called with (samples done, in all, what comes).
         mixed: how many sequences to run that pack one sample of every task, each as far as it was run alone.
+        sequences: takes what enters the decoder, of a picture or clip at one of its timesteps.
 
     Returns:
         Noisy rows by task and timestep.
     """
     total = len(samples) + mixed
     streams: dict[str, list[Stream]] = {}
+    numbers: Counter[str] = Counter()
     with Observer(pipeline.model, statistics) as observer:
         for index, item in enumerate(samples):
             progress(index, total, f"{item.task} {item.key}")
@@ -65,13 +72,17 @@ def collect_statistics(
             if item.task in ANSWERING:
                 read = requests.question(pipeline, item, asked)
                 tokens = [token for token, _ in read.steps(settings[item.task].max_new_tokens)]
-                if len(kept) < mixed:
-                    kept.append(Stream(read.packed, read.features, answer=tokens))
-                continue
-            stratum = place(len(kept), mixed)
-            stream = _draw(requests.scene(pipeline, asked), settings[item.task], observer, stratum)
+                stream = Stream(read.packed, read.features, answer=tokens)
+            else:
+                stratum = place(numbers[item.task], mixed)
+                stream = _draw(requests.scene(pipeline, asked), settings[item.task], observer, stratum)
+            numbers[item.task] += 1
             if len(kept) < mixed:
                 kept.append(stream)
+            if sequences is not None and sequences.has_room(item.task):
+                branches = (True,) if item.task in ANSWERING else (True, False)
+                for caption in branches:
+                    sequences.add(input_sequence(pipeline.model, item.task, replace(stream, caption=caption)))
         observer.task, observer.share = MIXED, None
         for index in range(mixed):
             progress(len(samples) + index, total, f"{MIXED} {index}")
@@ -81,8 +92,21 @@ def collect_statistics(
 
 
 def place(index: int, count: int) -> float:
-    """Where in the schedule, from 0 to 1, the target blocks of the mixed sequence ``index`` of ``count`` stand."""
-    return (index + 0.5) / count if index < count else 0.0
+    """Where in the schedule, from 0 to 1, the target block of the sample ``index`` of a task is kept.
+
+    Of the first ``count``, which mixed sequences are packed of, evenly; then so that however many follow are spread
+    evenly (the radical inverse of van der Corput's sequence).
+    """
+    if index < count:
+        return (index + 0.5) / count
+    return float(int(f"{index - count + 1:b}"[::-1], 2)) / 2 ** (index - count + 1).bit_length()
+
+
+def input_sequence(model: Lance, task: str, stream: Stream) -> InputSequence:
+    """What of a stream enters the first layer, as it is kept."""
+    rows = rows_of(model, stream)
+    cos, sin = model.rotary(rows.positions)
+    return InputSequence(task, rows.inputs.cpu(), cos.cpu(), sin.cpu(), rows.visible, rows.roles)
 
 
 def _sequence(streams: Mapping[str, list[Stream]], index: int) -> tuple[list[Stream], float | None]:

@@ -8,21 +8,28 @@ from pathlib import Path
 
 from core.calibration.record import (
     RECORD_FILE,
+    SEQUENCES_FILE,
     STATISTICS_FILE,
     CalibrationRecord,
     load_record,
     verify_statistics,
 )
+from core.calibration.sequences import Sequences, load_sequences, merge_sequences
 from core.calibration.statistics import Statistics, StatisticsFile, merge_moments
 from core.errors import UsageError
 from core.files import replacing_folder, sha256_file, sha256_text
 
 
-def write_calibration(folder: Path, statistics: Statistics, record: CalibrationRecord) -> CalibrationRecord:
-    """Write a calibration folder whole; returns the record with the digest of its statistics."""
+def write_calibration(
+    folder: Path, statistics: Statistics, sequences: Sequences, record: CalibrationRecord
+) -> CalibrationRecord:
+    """Write a calibration folder whole; returns the record with the digests of its files."""
     with replacing_folder(folder) as partial:
         statistics.save(partial / STATISTICS_FILE)
         done = dataclasses.replace(record, statistics_sha256=sha256_file(partial / STATISTICS_FILE))
+        if sequences.chosen():
+            sequences.save(partial / SEQUENCES_FILE)
+            done = dataclasses.replace(done, sequences_sha256=sha256_file(partial / SEQUENCES_FILE))
         (partial / RECORD_FILE).write_text(done.to_json(), encoding="utf-8")
     return done
 
@@ -55,6 +62,11 @@ def merge(folders: Sequence[Path], output: Path, name: str) -> CalibrationRecord
         seen[record.statistics_sha256] = record.name
     capacity = min(record.rows_per_bucket for record in records)
     files = [StatisticsFile(folder / STATISTICS_FILE) for folder in folders]
+    sequences = merge_sequences(
+        load_sequences(folder / SEQUENCES_FILE)
+        for folder, record in zip(folders, records, strict=True)
+        if record.sequences_sha256
+    )
     statistics = merge_moments(files, capacity, [record.tokens for record in records])
     timesteps: dict[str, dict[str, int]] = {}
     for record in records:
@@ -65,6 +77,7 @@ def merge(folders: Sequence[Path], output: Path, name: str) -> CalibrationRecord
     return write_calibration(
         output,
         statistics,
+        sequences,
         dataclasses.replace(
             first,
             name=name,
@@ -78,5 +91,6 @@ def merge(folders: Sequence[Path], output: Path, name: str) -> CalibrationRecord
             merged_from=[record.fingerprint for record in records],
             evaluated=[key for record in records for key in record.evaluated],
             contents=[each for record in records for each in record.contents],
+            sequences_sha256="",
         ),
     )

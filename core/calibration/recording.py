@@ -13,6 +13,7 @@ import torch
 
 from core.calibration.merge import write_calibration
 from core.calibration.record import CalibrationRecord
+from core.calibration.sequences import Sequences
 from core.calibration.statistics import Statistics
 from core.checkpoints.describe import CheckpointInfo
 from core.files import sha256_text
@@ -64,11 +65,16 @@ def start_run(
 
 
 def keep(
-    context: JobContext, run_id: int, started: float, statistics: Statistics, record: CalibrationRecord
+    context: JobContext,
+    run_id: int,
+    started: float,
+    statistics: Statistics,
+    sequences: Sequences,
+    record: CalibrationRecord,
 ) -> Kept:
     """Write and register a calibration and end its run, which began at ``started`` of the monotonic clock."""
     folder = context.data_dir / "calibrations" / record.name
-    record = write_calibration(folder, statistics, record)
+    record = write_calibration(folder, statistics, sequences, record)
     register(context.store, folder, record)
     seconds = time.monotonic() - started
     context.store.finish_run(run_id, "succeeded", seconds)

@@ -8,6 +8,7 @@ from typing import Any
 from core.calibration import prose, texts
 from core.calibration.record import CalibrationRecord
 from core.calibration.recording import keep, start_run
+from core.calibration.sequences import Sequences
 from core.calibration.statistics import Statistics
 from core.checkpoints.describe import CheckpointInfo
 from core.jobs.context import JobContext
@@ -51,12 +52,13 @@ def run_texts(info: CheckpointInfo, spec: dict[str, Any], context: JobContext) -
     context.log(f"{name}: {len(chosen)} sequences of {source}, {total:,} tokens, on {device}")
     if len(chosen) < count:
         context.log(f"{source} has no more: {count} sequences were asked for")
-    statistics = Statistics(rows, seed, data)
+    statistics, sequences = Statistics(rows, seed, data), Sequences()
     texts.collect_texts(
         model,
         chosen,
         statistics,
         lambda done, total, message: context.progress(done, total, "sequences", message),
+        sequences,
     )
     record = CalibrationRecord(
         name=name,
@@ -73,4 +75,4 @@ def run_texts(info: CheckpointInfo, spec: dict[str, Any], context: JobContext) -
         statistics_sha256="",
         settings={"sequence": min(texts.SEQUENCE, model.positions)},
     )
-    return keep(context, run_id, started, statistics, record).figures | {"unseen_linears": 0}
+    return keep(context, run_id, started, statistics, sequences, record).figures | {"unseen_linears": 0}
