@@ -12,7 +12,10 @@ from typing import Final
 AREAS: Final = ("runs", "compare", "jobs", "checkpoints", "bench")
 """The areas on keys 1 to 5, in order."""
 
-TABLES: Final = ("runs", "jobs", "checkpoints", "bench")
+SCREENS: Final = (*AREAS, "sensitivity")
+"""The areas, and what opens from one of them and takes its place."""
+
+TABLES: Final = ("runs", "jobs", "checkpoints", "bench", "sensitivity")
 """The screens whose main part is a table."""
 
 OWN_FIRST: Final = 5
@@ -45,9 +48,12 @@ class Action:
     @property
     def keys(self) -> str:
         """The key as a person writes it."""
-        names = {"left_square_bracket": "[", "right_square_bracket": "]", "slash": "/", "question_mark": "?"}
+        names = {"left_square_bracket": "[", "right_square_bracket": "]", "slash": "/", "question_mark": "?",
+                 "escape": "esc"}  # fmt: skip
         return " ".join(names.get(key, key) for key in self.key.split(","))
 
+
+_MEASURED: Final = "variants sensitivities"
 
 ACTIONS: Final = (
     Action("app.area_runs", "1", "Go to runs", "runs list"),
@@ -91,8 +97,10 @@ ACTIONS: Final = (
     Action("jobs.cancel", "x", "Cancel the job; again: kill it", "jobs cancel", "cancel"),
     Action("jobs.retry", "r", "Run the job again", "jobs retry", "retry"),
     Action("jobs.all", "a", "All jobs or only active ones", "jobs list", "all/active"),
+    Action("jobs.sensitivity", "S", "Show what a sensitivity job measured", _MEASURED, "result"),
     Action("jobs.copy", "y", "Copy the job's log path", "jobs show"),
     Action("checkpoints.verify", "v", "Verify the files", "checkpoints verify", "verify"),
+    Action("checkpoints.sensitivity", "S", "Show where recipes hurt it", _MEASURED, "sensitivity"),
     Action("checkpoints.open", "enter", "Show the runs of this row", "runs list", "its runs"),
     Action("checkpoints.copy", "y", "Copy the path", "checkpoints show", "copy path"),
     Action("bench.open", "enter", "To the figures and back", "bench show", "figures"),
@@ -100,6 +108,13 @@ ACTIONS: Final = (
     Action("bench.start", "b", "Start a benchmark", "bench", "start"),
     Action("bench.export", "e", "Export the run's figures as markdown", "bench export", "export"),
     Action("bench.copy", "y", "Copy the run's figures as markdown", "bench export"),
+    Action("sensitivity.section", "tab", "Next table: layers, groups, linears", _MEASURED, "table"),
+    Action("sensitivity.sort", "s", "Sort by the column under the cursor; again: reverse", _MEASURED, "sort"),
+    Action("sensitivity.previous_result", "left_square_bracket", "Previous result", _MEASURED, "result", "]"),
+    Action("sensitivity.next_result", "right_square_bracket", "Next result", _MEASURED),
+    Action("sensitivity.export", "e", "Export all tables as markdown", _MEASURED, "export"),
+    Action("sensitivity.copy", "y", "Copy the table as markdown", _MEASURED),
+    Action("sensitivity.back", "escape", "Back", "checkpoints list", "back"),
     Action("form.start", "ctrl+s", "Start the job", "evaluate", "start"),
     Action("form.close", "escape", "Close the form", "--help", "close"),
 )

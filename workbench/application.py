@@ -52,6 +52,10 @@ def _area(name: str) -> Screen[Any]:
         from workbench.screens.checkpoints import CheckpointsScreen
 
         return CheckpointsScreen()
+    if name == "sensitivity":
+        from workbench.screens.sensitivity import SensitivityScreen
+
+        return SensitivityScreen()
     from workbench.screens.bench import BenchScreen
 
     return BenchScreen()
@@ -67,7 +71,7 @@ class WorkbenchApp(App[None]):
     # The first area is the default screen and becomes a mode once it is mounted: Textual parses every style sheet a
     # second time for a mode that it starts with, 15 ms of the first paint.
     DEFAULT_MODE = "runs"
-    MODES: ClassVar = {name: partial(_area, name) for name in actions.AREAS if name != "runs"}
+    MODES: ClassVar = {name: partial(_area, name) for name in actions.SCREENS if name != "runs"}
     # The user's own sixteen colours: right on dark and light without asking, and half the bytes of true colour.
     # It is the initial value, so that nothing has to be parsed anew for a change of theme at start-up.
     theme = Reactive("ansi-dark", init=False)
@@ -208,7 +212,7 @@ class WorkbenchApp(App[None]):
 
     async def perform(self, action: actions.Action) -> None:
         """Run any action of the table, going to its area first."""
-        if action.screen in actions.AREAS and action.screen != self.current_mode:
+        if action.screen in actions.SCREENS and action.screen != self.current_mode:
             await self.go_to(action.screen)
         await self.run_action(f"{'app' if action.screen == 'app' else 'screen'}.{action.method}")
 

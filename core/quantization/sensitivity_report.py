@@ -11,13 +11,14 @@ from core.store.export import markdown_table
 Table = tuple[str, list[str], list[list[str]], list[bool]]
 """Title, headings, rows, and which columns align to the right."""
 
-_SCORES = {"kl": "KL", "velocity": "velocity error"}
+SCORES = {"kl": "KL", "velocity": "velocity error"}
+"""What a divergence is called, by its name in a result."""
 
 
 def tables(found: Mapping[str, Any], *, linears: bool = False) -> list[Table]:
     """Steps, layers and groups of a result; with ``linears`` also every linear."""
-    known = [score for score in _SCORES if any(score in row["scores"] for row in found["groups"])]
-    heads = [_SCORES[score] for score in known]
+    known = [score for score in SCORES if any(score in row["scores"] for row in found["groups"])]
+    heads = [SCORES[score] for score in known]
     made: list[Table] = []
     if "steps" in found:
         steps = [[row["step"], *(_scored(row["scores"], score) for score in known)] for row in found["steps"]]
@@ -41,19 +42,14 @@ def tables(found: Mapping[str, Any], *, linears: bool = False) -> list[Table]:
 
 def _groups(groups: Sequence[Mapping[str, Any]], known: Sequence[str], heads: Sequence[str]) -> Table:
     """One group rounded at a time, the greatest share of the whole first."""
-    totals = {score: sum(row["powers"].get(score, 0.0) for row in groups) or 1.0 for score in known}
-
-    def share(row: Mapping[str, Any]) -> float:
-        return sum(row["powers"][score] / totals[score] for score in known) / max(len(known), 1)
-
     rows = [
         [
             row["group"],
             str(row["bits"]),
             *(_scored(row["scores"], score) for score in known),
-            f"{100 * share(row):.1f} %",
+            f"{100 * share:.1f} %",
         ]
-        for row in sorted(groups, key=share, reverse=True)
+        for row, share in sorted(zip(groups, shares(groups), strict=True), key=lambda pair: -pair[1])
     ]
     return (
         "Groups, one rounded at a time",
@@ -61,6 +57,16 @@ def _groups(groups: Sequence[Mapping[str, Any]], known: Sequence[str], heads: Se
         rows,
         _right(1, len(heads) + 2),
     )
+
+
+def shares(groups: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Each group's share of what all of them do to the model, every known score counting alike."""
+    known = [score for score in SCORES if any(score in row["powers"] for row in groups)]
+    totals = {score: sum(row["powers"].get(score, 0.0) for row in groups) or 1.0 for score in known}
+    return [
+        sum(row["powers"].get(score, 0.0) / totals[score] for score in known) / max(len(known), 1)
+        for row in groups
+    ]
 
 
 def markdown(found: Mapping[str, Any]) -> str:

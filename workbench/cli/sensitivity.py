@@ -1,4 +1,4 @@
-"""``variants sensitivity``: how much a checkpoint suffers from a recipe."""
+"""``variants sensitivity`` and ``sensitivities``: how much a checkpoint suffers from a recipe."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import click
 from core.calibration.record import find_calibration
 from core.checkpoints.describe import describe
 from core.checkpoints.resolve import resolve
-from core.errors import UsageError
 from core.files import write_text
 from core.quantization import recipe as recipes
 from core.quantization.fit import check
 from workbench.cli.launch import detach_option, run_job
-from workbench.cli.session import GroupSize, json_option, print_json, print_table
+from workbench.cli.session import GroupSize, Session, json_option, print_json, print_table
 from workbench.places import absolute_suite
 
 FORMATS = ("table", "markdown", "json")
@@ -74,10 +73,8 @@ def sensitivity(
     linear by linear: signal to quantization noise of weights and of outputs on the calibration's rows. Group by group
     of linears, rounded alone: what the mixed recipe chooses its widths by.
     """
-    from core.quantization import sensitivity_samples
+    from core.quantization import sensitivity_results, sensitivity_samples
 
-    if out is not None and format_ == "table":
-        format_ = "json" if out.suffix == ".json" else "markdown"
     store = ctx.obj.open(create=True)
     # What is plainly wrong is said now, before a job is queued.
     info = describe(resolve(checkpoint, store))
@@ -93,19 +90,82 @@ def sensitivity(
         "limit": limit,
         "device": device,
     }
-    run_job(ctx, "sensitivity", spec, detach, as_json, show=lambda row: _show(row["result"], format_, out))
+
+    def show(row: dict[str, Any]) -> None:
+        _print(sensitivity_results.read(Path(row["result"]["path"])), _format(format_, out), out)
+
+    run_job(ctx, "sensitivity", spec, detach, as_json, show=show)
 
 
-def _show(result: dict[str, Any], format_: str, out: Path | None) -> None:
+@click.command("sensitivities")
+@click.argument("name", required=False)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    default="table",
+    show_default=True,
+    help="markdown and json have every linear.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write markdown or JSON to this file."
+)
+@json_option
+@click.pass_obj
+def sensitivities(session: Session, name: str | None, format_: str, out: Path | None, as_json: bool) -> None:
+    """Show a measured sensitivity again; without a NAME, list all of them, the newest first."""
+    from core.quantization import sensitivity_results as results
+
+    data_dir = session.open(readonly=True).data_dir
+    if name is not None:
+        _print(results.named(data_dir, name), "json" if as_json else _format(format_, out), out)
+        return
+    rows = [_row(results.read(file)) for file in results.files(data_dir)]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ["sensitivity", "checkpoint", "recipe", "calibration", "samples", "KL"],
+        [
+            [
+                row["name"],
+                row["checkpoint"],
+                row["recipe"],
+                row["calibration"],
+                str(row["samples"]),
+                _kl(row["kl"]),
+            ]
+            for row in rows
+        ],
+        ["samples", "KL"],
+    )
+
+
+def _row(found: dict[str, Any]) -> dict[str, Any]:
+    """A result in a line: what it is of, and the KL of the whole recipe where it was run."""
+    steps = found.get("steps") or [{"scores": {}}]
+    kept = {key: found[key] for key in ("name", "checkpoint", "recipe", "calibration", "device")}
+    return kept | {"samples": found["measured_on"]["samples"], "kl": steps[-1]["scores"].get("kl")}
+
+
+def _kl(value: float | None) -> str:
+    from core.store.columns import number
+
+    return "" if value is None else number(value, 4, value)
+
+
+def _format(format_: str, out: Path | None) -> str:
+    """The format, told by the file's name where a table would be written to it."""
+    if out is None or format_ != "table":
+        return format_
+    return "json" if out.suffix == ".json" else "markdown"
+
+
+def _print(found: dict[str, Any], format_: str, out: Path | None) -> None:
     import json
 
     from core.quantization.sensitivity_report import markdown, tables
 
-    path = Path(result["path"])
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}); measure again") from error
     if out is not None:
         write_text(out, json.dumps(found, indent=1) + "\n" if format_ == "json" else markdown(found))
         click.echo(f"{out} written", err=True)

@@ -1,4 +1,4 @@
-"""``variants quantize|import|list|show|sensitivity``."""
+"""``variants quantize|import|list|show|sensitivity|sensitivities``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.quantization import recipe as recipes
 from core.quantization.fit import check
 from core.store.columns import size
 from workbench.cli.launch import detach_option, run_job
-from workbench.cli.sensitivity import sensitivity
+from workbench.cli.sensitivity import sensitivities, sensitivity
 from workbench.cli.session import GroupSize, Session, json_option, print_fields, print_json, print_table
 
 
@@ -25,6 +25,7 @@ def command() -> None:
 
 
 command.add_command(sensitivity)
+command.add_command(sensitivities)
 
 
 @command.command("quantize")

@@ -33,11 +33,13 @@ class AreaScreen(Screen[None]):
     """An area. Subclasses name it, compose its body and read their data again in ``refresh_data``."""
 
     AREA: ClassVar[str]
+    UNDER: ClassVar[str] = ""
+    """The area whose tab is set off, for a screen that has none of its own."""
     app: WorkbenchApp
 
     def __init__(self) -> None:
         super().__init__()
-        self.areas = AreaBar(TITLES, actions.AREAS.index(self.AREA))
+        self.areas = AreaBar(TITLES, actions.AREAS.index(self.UNDER or self.AREA))
         self.notice = Notice()
         self.keys = KeyBar(actions.hints(self.AREA))
         self._notice_timer: Timer | None = None

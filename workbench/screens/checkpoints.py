@@ -178,6 +178,23 @@ class CheckpointsScreen(AreaScreen):
         if isinstance(screen, RunsScreen):
             await screen.set_filter(f"name:{name}")
 
+    async def action_sensitivity(self) -> None:
+        from workbench.screens.sensitivity import SensitivityScreen
+        from workbench.sensitivity import of_checkpoint
+
+        row = self._row()
+        name = str(row["parent"] or row["name"])
+        found = of_checkpoint(self.app.store.data_dir, name)
+        if not found:
+            raise UsageError(
+                f"{name}: no sensitivity is measured; n starts a job that does (what: sensitivity)"
+            )
+        # A variant's own recipe first.
+        found.sort(key=lambda file: not file.stem.startswith(f"{row['name']}-"))
+        screen = await self.app.go_to("sensitivity")
+        if isinstance(screen, SensitivityScreen):
+            screen.show_results(found, self.AREA)
+
     def action_copy(self) -> None:
         self.app.copy(self._row()["path"], "the path")
 

@@ -27,6 +27,9 @@ ABOUT = {
     "jobs": "Work in the background. It goes on when you quit the app or lose the connection.",
     "checkpoints": "Source weights and, below each, the variants made from it.",
     "bench": "Recorded benchmark runs.",
+    "sensitivity": "Where a recipe hurts a checkpoint. Above, the answers' KL (nats a token) and the velocities' "
+    "error after each step of the recipe, and how well each layer's outputs are kept. Groups are rounded one at a "
+    "time; their share is of what all of them do. Sorting begins with what suffers most.",
 }
 
 FILTER = (

@@ -226,6 +226,20 @@ class JobsScreen(AreaScreen):
         self.app.look_again()
         self.app.say(f"job {number} is queued again")
 
+    async def action_sensitivity(self) -> None:
+        from pathlib import Path
+
+        from workbench.screens.sensitivity import SensitivityScreen
+
+        job = jobs.job(self.app.store, self._job()["id"])
+        if job["kind"] != "sensitivity" or job["state"] != "succeeded":
+            raise UsageError(
+                f"job {job['id']}: {job['kind']}, {job['state']}; wanted a sensitivity that succeeded"
+            )
+        screen = await self.app.go_to("sensitivity")
+        if isinstance(screen, SensitivityScreen):
+            screen.show_results([Path(job["result"]["path"])], self.AREA)
+
     def action_all(self) -> None:
         self.source.all = not self.source.all
         self.table.empty = EMPTY if self.source.all else NO_ACTIVE

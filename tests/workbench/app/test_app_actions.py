@@ -46,12 +46,12 @@ def test_every_action_has_its_method(action: actions.Action) -> None:
 
 
 def test_no_key_does_two_things_on_one_screen() -> None:
-    for area in actions.AREAS:
+    for area in actions.SCREENS:
         keys = Counter(action.key for action in actions.of_screen(area))
         assert max(keys.values()) == 1, keys.most_common(1)
 
 
 def test_the_key_bar_ends_with_help_and_names_paired_keys() -> None:
-    for area in actions.AREAS:
+    for area in actions.SCREENS:
         assert actions.hints(area)[-1] == ("?", "help")
     assert ("N P", "mismatch") in actions.hints("compare")
