@@ -8,7 +8,7 @@ from typing import Any
 
 from core.calibration.collect import collect_statistics
 from core.calibration.merge import merge
-from core.calibration.plan import files_of, make_plan, recorded
+from core.calibration.plan import files_of, located, make_plan, recorded
 from core.calibration.record import CalibrationRecord, check_source, coverage
 from core.calibration.recording import keep, register, start_run, summary
 from core.calibration.samples import record_keys
@@ -80,6 +80,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         settings=described,
         evaluated=list(chosen.evaluated),
         contents=[content(sample) for sample in chosen.samples],
+        files=located(files_of(spec)),
     )
     done = keep(context, run_id, started, statistics, sequences, record)
     record = done.record

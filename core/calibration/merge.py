@@ -92,5 +92,6 @@ def merge(folders: Sequence[Path], output: Path, name: str) -> CalibrationRecord
             evaluated=[key for record in records for key in record.evaluated],
             contents=[each for record in records for each in record.contents],
             sequences_sha256="",
+            files=[],
         ),
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -101,6 +102,12 @@ def make_plan(spec: dict[str, Any], info: CheckpointInfo, store: Store | None) -
 def files_of(spec: dict[str, Any]) -> list[str]:
     """The suites that ``spec`` names: ``suite`` is one, ``suites`` are several."""
     return [str(spec["suite"])] if spec.get("suite") else [str(name) for name in spec.get("suites") or []]
+
+
+def located(names: Sequence[str]) -> list[str]:
+    """Suites as a record names them, to be found from any folder: files by their absolute paths, others as they are."""
+    paths = {name: Path(name).expanduser() for name in names}
+    return [str(path.resolve()) if path.is_file() else name for name, path in paths.items()]
 
 
 def samples_of(spec: dict[str, Any], info: CheckpointInfo, store: Store | None) -> SampleSet:

@@ -52,11 +52,16 @@ class CalibrationRecord:
     """What ``core.evaluation.overlap`` knows each sample by, so that an evaluation on it can say so."""
     sequences_sha256: str = ""
     """Of the file with whole sequences; older calibrations have none."""
+    files: list[str] = field(default_factory=list)
+    """The suites or texts that samples were taken from, files by their absolute paths; all others were drawn, or come
+    along.
+    """
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over everything but the name."""
+        """SHA-256 over everything but the name and where files lay."""
         body = asdict(self) | {"name": ""}
+        del body["files"]
         for later in ("evaluated", "contents", "sequences_sha256"):
             if not body[later]:
                 del body[later]

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from core.calibration import prose, texts
+from core.calibration.plan import located
 from core.calibration.record import CalibrationRecord
 from core.calibration.recording import keep, start_run
 from core.calibration.sequences import Sequences
@@ -74,5 +75,6 @@ def run_texts(info: CheckpointInfo, spec: dict[str, Any], context: JobContext) -
         timesteps={},
         statistics_sha256="",
         settings={"sequence": min(texts.SEQUENCE, model.positions)},
+        files=located([str(spec["suite"])] if spec.get("suite") else []),
     )
     return keep(context, run_id, started, statistics, sequences, record).figures | {"unseen_linears": 0}
