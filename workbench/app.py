@@ -1,4 +1,4 @@
-"""Starting the terminal app: the database is opened first, and Textual imported only if that went well."""
+"""Starting the terminal app: the database is opened and its first runs shown, and only then Textual imported."""
 
 from __future__ import annotations
 
@@ -27,11 +27,17 @@ def run(db_path: Path | None, *, mouse: bool = True) -> int:
     # What is imported and built until the first paint lives as long as the app: collecting it is 20 ms for nothing.
     # The app turns the collector on again once it has painted.
     gc.disable()
-    from workbench.application import WorkbenchApp
+    from workbench.first_frame import FirstFrame
 
-    app = WorkbenchApp(store)
     try:
-        app.run(mouse=mouse)
+        with FirstFrame(store) as frame:
+            from workbench.application import WorkbenchApp
+
+            app = WorkbenchApp(store, frame)
+            app.run(mouse=mouse)
+    except WorkbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     finally:
         store.close()
     return app.return_code or 0

@@ -27,6 +27,7 @@ from workbench.queries import count_unfinished
 if TYPE_CHECKING:
     from textual.screen import Screen
 
+    from workbench.first_frame import FirstFrame
     from workbench.screens.base import AreaScreen
     from workbench.screens.modal import Modal, Result
 
@@ -62,7 +63,7 @@ def _area(name: str) -> Screen[Any]:
 
 
 class WorkbenchApp(App[None]):
-    """The app over an open store."""
+    """The app over an open store, on a terminal that may show its first frame already."""
 
     TITLE = "lance-workbench"
     # The first screen's style is read with the app's own: read later it would have everything parsed again, 15 ms.
@@ -80,9 +81,15 @@ class WorkbenchApp(App[None]):
         for action in actions.everywhere()
     ]
 
-    def __init__(self, store: Store) -> None:
-        super().__init__()
+    def __init__(self, store: Store, first_frame: FirstFrame | None = None) -> None:
+        driver = None
+        if first_frame is not None:
+            from workbench.driver import Driver
+
+            driver = Driver
+        super().__init__(driver_class=driver)
         self.store = store
+        self.first_frame = first_frame
         self.animation_level = "none"
         # Messages have a line of their own and nothing has a tooltip: no need to make their widgets for every screen.
         self._disable_tooltips = self._disable_notifications = True
@@ -94,13 +101,15 @@ class WorkbenchApp(App[None]):
     def get_default_screen(self) -> Screen[Any]:
         return _area(self.DEFAULT_MODE)
 
-    def on_mount(self) -> None:
-        self.add_mode(self.DEFAULT_MODE, partial(_area, self.DEFAULT_MODE))
+    def on_load(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGHUP, signal.SIGTERM):
             # Without these a dropped connection or a plain kill leaves the terminal in mouse and alternate-screen mode.
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                 loop.add_signal_handler(number, partial(self.exit, return_code=128 + number))
+
+    def on_mount(self) -> None:
+        self.add_mode(self.DEFAULT_MODE, partial(_area, self.DEFAULT_MODE))
         self._poll_later()
         self.call_after_refresh(_resume_gc)
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from core.store import columns as data
 from workbench.cells import number, proportion, with_error
-from workbench.widgets.table import Column, Row
+from workbench.sheet import Column, Row
 
 ORDER: Final = (
     "name", "bits", "size_bytes", "exact", "kl", "top1", "truth", "suite", "task", "samples",

@@ -12,7 +12,7 @@ from core.store.clock import now
 
 if TYPE_CHECKING:
     from workbench.queries import RunSource
-    from workbench.widgets.table import Column, Row
+    from workbench.sheet import Column, Row
 
 
 def stamped(stem: str, suffix: str) -> Path:

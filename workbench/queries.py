@@ -12,7 +12,7 @@ from core.store import Store
 from core.store.filters import where
 from workbench import look
 from workbench.columns import RUN_COLUMNS
-from workbench.widgets.table import Column, Row
+from workbench.sheet import Column, Row
 
 
 def count_unfinished(store: Store) -> int:

@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widget import Widget
 
-from workbench import actions
+from workbench import actions, bars
 from workbench.widgets.lines import AreaBar, KeyBar, Notice
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from workbench.application import WorkbenchApp
 
-TITLES = [name.capitalize() for name in actions.AREAS]
 NOTICE_S = 8.0
 
 
@@ -39,7 +38,7 @@ class AreaScreen(Screen[None]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.areas = AreaBar(TITLES, actions.AREAS.index(self.UNDER or self.AREA))
+        self.areas = AreaBar(bars.TITLES, actions.AREAS.index(self.UNDER or self.AREA))
         self.notice = Notice()
         self.keys = KeyBar(actions.hints(self.AREA))
         self._notice_timer: Timer | None = None

@@ -18,8 +18,9 @@ from core.store.columns import size
 from workbench import look
 from workbench.cells import number
 from workbench.screens.base import AreaScreen, bindings
+from workbench.sheet import Column, Row
 from workbench.widgets.lines import Line
-from workbench.widgets.table import Column, Row, Table
+from workbench.widgets.table import Table
 from workbench.widgets.text import visible
 
 EMPTY = """No checkpoints yet

@@ -17,9 +17,10 @@ from core.store.columns import duration
 from workbench import look
 from workbench.cells import ABSENT
 from workbench.screens.base import AreaScreen, bindings
+from workbench.sheet import Column, Row
 from workbench.widgets.lines import Line, Notice
 from workbench.widgets.log import LogView
-from workbench.widgets.table import Column, Row, Table
+from workbench.widgets.table import Table
 from workbench.widgets.text import Part, visible
 
 LOG_S = 0.25

@@ -10,47 +10,27 @@ from textual.widget import Widget
 from textual.worker import get_current_worker
 
 from core.store import Store
-from workbench import look
-from workbench.columns import RUN_COLUMNS, described
+from workbench.columns import RUN_COLUMNS
 from workbench.queries import RunSource, Survey, survey
+from workbench.run_lines import CHROME, EMPTY, NOTHING, SCOPE, SURVEY_ASIDE, description, heading
 from workbench.screens.base import AreaScreen, bindings
+from workbench.sheet import Row
 from workbench.widgets.lines import Line
 from workbench.widgets.prompt import Prompt
-from workbench.widgets.table import Row, Table
-from workbench.widgets.text import visible
+from workbench.widgets.table import Table
 
 if TYPE_CHECKING:
     from textual.timer import Timer
 
-CHROME = 4
-"""The lines around the table: areas, heading, description, keys."""
 FILTER_DELAY_S = 0.13
 SURVEY_DELAY_S = 0.03
-SURVEY_ASIDE = 2000
-"""With more runs than this the survey for bold figures and empty columns is a thread's work."""
-
-EMPTY = """No runs yet
-
-A run is one checkpoint or variant answering one suite of samples.
-
-n   start one: evaluate the embedded demo checkpoint, or
-    calibrate, quantize and evaluate in one chain
-4   see the checkpoints there are
-?   help of this screen
-
-Without the app:  lance-workbench demo"""
-
-NOTHING = """No run passes this filter
-
-/     change it, for example   suite:demo-x2t kl<0.1 -minmax
-esc   while it is open takes it away"""
 
 
 class RunsScreen(AreaScreen):
     """The run table."""
 
     AREA: ClassVar[str] = "runs"
-    SCOPE: ClassVar[str] = "kind=evaluate"
+    SCOPE: ClassVar[str] = SCOPE
     EMPTY: ClassVar[str] = EMPTY
     CSS_PATH: ClassVar[str] = "runs.tcss"
     BINDINGS: ClassVar = bindings("runs")
@@ -90,7 +70,7 @@ class RunsScreen(AreaScreen):
 
     def _tell_all(self, row: Row | None) -> None:
         """What stands around the table, for the row under the cursor."""
-        self.description.show([(" " + visible(described(row)), look.MUTED)] if row else [])
+        self.description.show(description(row))
         self._tell()
         self._survey()
 
@@ -126,16 +106,8 @@ class RunsScreen(AreaScreen):
 
     def _tell(self) -> None:
         """The heading (filter and counts) and the remark about marks."""
-        shown, noun = self.table.total, "run" if self.table.total == 1 else "runs"
-        count = f"{shown:,} {noun} "
-        if self.source.filter:
-            count = f"{shown:,} of {self.source.total():,} runs "
-        left = [(" filter: ", look.ACCENT), (self.source.filter, look.PLAIN)] if self.source.filter else []
-        if not left and shown:
-            left = [(" all runs", look.MUTED)]
-        if self.only_differing:
-            left.append(("  only columns that differ", look.MUTED))
-        self.heading.show(left, [(count, look.MUTED)] if shown or left else [])
+        left, right = heading(self.source, self.table.total, self.only_differing)
+        self.heading.show(left, right)
         marked = len(self.table.marked)
         self.keys.set_remark(f"{marked} marked" if marked else "")
 

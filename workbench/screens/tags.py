@@ -8,8 +8,8 @@ from typing import ClassVar
 from textual.widget import Widget
 
 from workbench.screens.modal import Modal
+from workbench.sheet import Row
 from workbench.widgets.prompt import Prompt
-from workbench.widgets.table import Row
 
 
 class Tags(Modal[tuple[int, str, str]]):

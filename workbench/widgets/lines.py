@@ -6,16 +6,14 @@ from collections.abc import Iterable
 
 from rich.cells import cell_len
 from rich.segment import Segment
-from rich.style import Style
 from textual import events
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from workbench import look
-
-Part = tuple[str, Style]
+from workbench import bars, look
+from workbench.widgets.text import Part
 
 
 def strip_of(parts: Iterable[Part], width: int) -> Strip:
@@ -41,17 +39,13 @@ class Line(Widget):
         if right or self.right:
             self.refresh()
         else:
-            longest = max(sum(cell_len(text) for text, _ in parts) for parts in (left, self.left))
+            longest = max(bars.cells(parts) for parts in (left, self.left))
             self.refresh(Region(0, 0, min(longest, self.size.width), 1))
         self.left, self.right = left, right
 
     def render_line(self, y: int) -> Strip:
         width = self.size.width
-        used = sum(cell_len(text) for text, _ in self.left)
-        tail = sum(cell_len(text) for text, _ in self.right)
-        if not tail or used + tail + 1 > width:
-            return strip_of(self.left, width)
-        return strip_of([*self.left, (" " * (width - used - tail), look.PLAIN), *self.right], width)
+        return strip_of(bars.two_ends(self.left, self.right, width), width)
 
 
 class AreaBar(Widget):
@@ -78,25 +72,13 @@ class AreaBar(Widget):
             self.running = count
             self.refresh()
 
-    def _tabs(self) -> list[Part]:
-        parts: list[Part] = []
-        for index, title in enumerate(self.titles):
-            busy = f" {self.running}●" if title == "Jobs" and self.running else ""
-            style = look.CURSOR if index == self.current else look.PLAIN
-            parts.append((f" {title}{busy} ", style))
-        return parts
-
     def render_line(self, y: int) -> Strip:
-        tabs = self._tabs()
-        name = "lance-workbench "
-        room = self.size.width - sum(cell_len(text) for text, _ in tabs) - len(name)
-        if room > 0:
-            tabs += [(" " * room, look.PLAIN), (name, look.MUTED)]
-        return strip_of(tabs, self.size.width)
+        width = self.size.width
+        return strip_of(bars.area_bar(self.titles, self.current, self.running, width), width)
 
     def on_click(self, event: events.Click) -> None:
         edge = 0
-        for index, (text, _) in enumerate(self._tabs()):
+        for index, (text, _) in enumerate(bars.tabs(self.titles, self.current, self.running)):
             edge += cell_len(text)
             if event.x < edge:
                 self.post_message(self.Chosen(index))
@@ -121,21 +103,7 @@ class KeyBar(Widget):
 
     def render_line(self, y: int) -> Strip:
         width = self.size.width
-        parts: list[Part] = [(" ", look.PLAIN)]
-        room = width - 1
-        if self.remark:
-            parts.append((self.remark + "   ", look.BOLD))
-            room -= cell_len(self.remark) + 3
-        last = self.hints[-1:]
-        for key, title in self.hints[:-1]:
-            need = cell_len(key) + cell_len(title) + 3
-            if need > room - sum(cell_len(k) + cell_len(t) + 1 for k, t in last):
-                break
-            parts += [(key, look.KEY), (f" {title}  ", look.MUTED)]
-            room -= need
-        for key, title in last:
-            parts += [(key, look.KEY), (f" {title}", look.MUTED)]
-        return strip_of(parts, width)
+        return strip_of(bars.key_bar(self.hints, self.remark, width), width)
 
 
 class Notice(Widget):

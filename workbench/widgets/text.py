@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
-from textual.strip import Strip
 
 from workbench import look
+
+if TYPE_CHECKING:
+    from textual.strip import Strip
 
 Part = tuple[str, Style]
 
@@ -29,6 +32,8 @@ def visible(text: str) -> str:
 
 def strip(parts: Iterable[Part]) -> Strip:
     """Styled parts as one line as long as they are."""
+    from textual.strip import Strip  # the first frame is drawn with this module before Textual is imported
+
     return Strip([Segment(text, style) for text, style in parts if text])
 
 

@@ -21,6 +21,8 @@ from core.store import SCHEMA_VERSION, Store
 
 ROOT = Path(__file__).parents[3]
 RESTORED = (b"\x1b[?1049l", b"\x1b[?25h", b"\x1b[?1003l")
+TAKEN_OVER = b"\x1b[?2004h"
+"""Sent by Textual when it takes the terminal over, which shows the first frame by then."""
 LIMIT_S = 60.0
 
 
@@ -59,6 +61,13 @@ class Terminal:
             assert time.monotonic() < end, self.sent[-2000:]
             self.read(0.05)
 
+    def wait_for_app(self) -> None:
+        """Read until the app has painted over the first frame and is at rest."""
+        self.wait_for(TAKEN_OVER)
+        while b"lance-workbench" not in self.sent.split(TAKEN_OVER)[1]:
+            self.read(0.05)
+        self.settle()
+
     def settle(self) -> None:
         """Read until nothing was sent for a while."""
         while self.read(0.7):
@@ -79,18 +88,48 @@ class Terminal:
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 def test_signals_end_the_app_with_the_terminal_restored(database: Path, number: signal.Signals) -> None:
     terminal = Terminal(database)
-    terminal.wait_for(b"lance-workbench")
-    terminal.settle()
+    terminal.wait_for_app()
     os.kill(terminal.pid, number)
     assert terminal.exit_code() == 128 + number
     for mode in RESTORED:
         assert mode in terminal.sent
 
 
+def test_the_first_frame_shows_the_runs_before_the_app_takes_over_and_nothing_clears_it(
+    database: Path,
+) -> None:
+    terminal = Terminal(database)
+    terminal.wait_for_app()
+    first = terminal.sent.split(TAKEN_OVER)[0]
+    assert all(word in first for word in (b"lance-workbench", b"5 runs", b"lance-mini_int4-awq-g64", b"help"))
+    assert terminal.sent.count(b"\x1b[?1049h") == 1 and b"\x1b[2J" not in terminal.sent
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_signals_during_the_first_frame_restore_the_terminal(database: Path, number: signal.Signals) -> None:
+    terminal = Terminal(database)
+    before = termios.tcgetattr(terminal.fd)
+    terminal.wait_for(b"lance-workbench")
+    assert termios.tcgetattr(terminal.fd)[3] & termios.ECHO == 0
+    os.kill(terminal.pid, number)
+    assert terminal.exit_code() == 128 + number
+    assert terminal.sent.rindex(b"\x1b[?1049l") > terminal.sent.rindex(b"lance-workbench")
+    assert b"\x1b[?25h" in terminal.sent
+    assert termios.tcgetattr(terminal.fd)[3] == before[3]
+
+
+def test_keys_pressed_during_the_first_frame_reach_the_app(database: Path) -> None:
+    terminal = Terminal(database)
+    before = termios.tcgetattr(terminal.fd)
+    terminal.wait_for(b"lance-workbench")
+    os.write(terminal.fd, b"q")
+    assert terminal.exit_code() == 0
+    assert termios.tcgetattr(terminal.fd)[3] == before[3]
+
+
 def test_a_dropped_connection_ends_the_app(database: Path) -> None:
     terminal = Terminal(database)
-    terminal.wait_for(b"lance-workbench")
-    terminal.settle()
+    terminal.wait_for_app()
     os.close(terminal.fd)
     end = time.monotonic() + LIMIT_S
     while os.waitpid(terminal.pid, os.WNOHANG)[0] == 0:
@@ -100,8 +139,7 @@ def test_a_dropped_connection_ends_the_app(database: Path) -> None:
 
 def test_quitting_says_what_keeps_running_and_little_is_sent(database: Path) -> None:
     terminal = Terminal(database)
-    terminal.wait_for(b"lance-workbench")
-    terminal.settle()
+    terminal.wait_for_app()
     assert len(terminal.sent) <= 34_000
     os.write(terminal.fd, b"j")
     moved = terminal.read(1.0)
@@ -142,7 +180,11 @@ def test_without_a_terminal_the_app_points_to_the_commands(database: Path) -> No
     assert done.returncode == 2 and "use the commands" in done.stderr and done.stdout == ""
 
 
-HEAVY = ("torch", "transformers", "diffusers", "numpy", "PIL", "sqlite_utils", "click", "huggingface_hub")
+HEAVY = (
+    "torch", "transformers", "diffusers", "numpy", "PIL", "sqlite_utils", "click", "huggingface_hub", "httpx",
+    "pygments", "markdown_it", "rich.markdown", "rich.syntax", "core.jobs", "workbench.comparison",
+    "workbench.screens.compare",
+)  # fmt: skip
 
 PROBE = """
 import asyncio, sys
