@@ -1,4 +1,4 @@
-"""Fetching a checkpoint from the Hugging Face Hub: what it takes is known and fits before the first byte is loaded.
+"""Fetching from the Hugging Face Hub: what a checkpoint takes is known and fits before the first byte is loaded.
 
 huggingface_hub does the transfer: it goes on where a broken one stopped, keeps files in its cache (or in a folder of
 the user's choice) and honours HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE.
@@ -11,11 +11,10 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from core.checkpoints.describe import CONFIG_FILE, read_json
-from core.checkpoints.resolve import VAE_FILES, VISION_FOLDER
+from core.checkpoints.describe import read_json
+from core.checkpoints.listing import Listing, RemoteFile, choose
 from core.errors import CheckpointError, RetryLater, UsageError, WorkbenchError
 from core.files import check_room, write_text
 
@@ -30,24 +29,6 @@ _NETWORK = ("httpx", "httpx2", "httpcore", "requests", "urllib3")
 
 
 @dataclass(frozen=True)
-class RemoteFile:
-    """A file of a repository: its size in bytes and, for large files, its SHA-256."""
-
-    size: int
-    sha256: str | None
-
-
-@dataclass(frozen=True)
-class Listing:
-    """A repository at one revision."""
-
-    repo: str
-    revision: str
-    """Commit hash."""
-    files: dict[str, RemoteFile]
-
-
-@dataclass(frozen=True)
 class Fetched:
     """A checkpoint that was fetched or found in the cache."""
 
@@ -55,7 +36,7 @@ class Fetched:
     revision: str | None
     """Commit hash; None where a folder was found that does not say."""
     folder: Path
-    """The model's folder, which holds llm_config.json."""
+    """The model's folder, which holds its config."""
     nbytes: int
     """Bytes of all chosen files."""
     loaded: int
@@ -123,43 +104,6 @@ def list_files(repo: str, revision: str | None = None) -> Listing:
         for sibling in info.siblings or []
     }
     return Listing(repo, str(info.sha), files)
-
-
-def choose(listing: Listing, model: str | None = None, patterns: Sequence[str] = ()) -> tuple[str, list[str]]:
-    """Which model folder is meant (``"."`` for the top), and which files it takes.
-
-    Chosen are the model's folder, the vision tower and the VAE that upstream keeps beside it, or what matches
-    ``patterns`` (of the shell's kind, ``*`` also matching ``/``).
-
-    Raises:
-        UsageError: no checkpoint in the repository, several and none named, or nothing matches.
-    """
-    folders = sorted(
-        {str(PurePosixPath(name).parent) for name in listing.files if PurePosixPath(name).name == CONFIG_FILE}
-    )
-    known = ", ".join(folders)
-    if not folders:
-        raise UsageError(f"{listing.repo}: holds no Lance checkpoint: no {CONFIG_FILE} in it")
-    if model is None:
-        if len(folders) > 1:
-            raise UsageError(f"{listing.repo}: holds {known}; name one with --model")
-        (model,) = folders
-    if model not in folders:
-        raise UsageError(f"{listing.repo}: holds no checkpoint {model}; known are {known}")
-    if patterns:
-        chosen = [name for name in sorted(listing.files) if any(fnmatch(name, wanted) for wanted in patterns)]
-        if not chosen:
-            raise UsageError(f"{listing.repo}: no file matches {', '.join(patterns)}; leave the patterns out")
-        return model, chosen
-    others = tuple(f"{folder}/" for folder in folders if folder != ".")
-    chosen = [
-        name
-        for name in sorted(listing.files)
-        if (name.startswith(f"{model}/") if model != "." else not name.startswith(others))
-        or name.startswith(f"{VISION_FOLDER}/")
-        or name in VAE_FILES
-    ]
-    return model, [name for name in chosen if not PurePosixPath(name).name.startswith(".git")]
 
 
 def _present(listing: Listing, names: Sequence[str], out: Path | None) -> set[str]:

@@ -99,7 +99,8 @@ def fetch_checkpoint(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Fetch a checkpoint from the Hugging Face Hub, with its vision tower and VAE, and register it.
+    """Fetch a checkpoint from the Hugging Face Hub and register it: a Lance with its vision tower and VAE, or a causal
+    LM with its tokenizer, in safetensors.
 
     A fetch that was interrupted goes on where it stopped. HF_HUB_OFFLINE takes it from the cache.
     """
@@ -123,7 +124,8 @@ def fetch_checkpoint(
     got = fetch(repo, model, revision=revision, patterns=patterns, out=out)
     details = {"repo": got.repo, "revision": got.revision, "fetched_bytes": got.loaded}
     try:
-        fields = _register(store, got.folder, details)
+        structure = words(structure_of(got.folder))
+        fields = _register(store, got.folder, details | {"structure": structure})
     except CheckpointError as error:
         if not patterns:
             raise

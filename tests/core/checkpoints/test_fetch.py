@@ -5,23 +5,21 @@ The Hub is a folder on disk; there is no network.
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import shutil
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import huggingface_hub
 import pytest
+from fake_hub import REVISION, Hub
 from huggingface_hub import constants, errors
 
-from core.checkpoints.fetch import Listing, RemoteFile, choose, fetch
+from core.checkpoints.fetch import fetch
+from core.checkpoints.listing import Listing, RemoteFile, choose
 from core.errors import CheckpointError, RetryLater, UsageError, WorkbenchError
 
-REVISION = "4" * 40
 MODEL_FILES = ("model.safetensors", "llm_config.json", "vocab.json", "merges.txt", "tokenizer_config.json")
 NAMES = [
     ".gitattributes", "README.md", "config.json", "Wan2.2_VAE.pth",
@@ -31,69 +29,10 @@ NAMES = [
 COMPANIONS = {"Wan2.2_VAE.pth", "Qwen2.5-VL-ViT/config.json", "Qwen2.5-VL-ViT/vit.safetensors"}
 
 
-class Hub:
-    """Stands in for huggingface_hub: serves a folder, counts what it copies."""
-
-    def __init__(self, root: Path) -> None:
-        self.remote, self.cache = root / "remote", root / "cache"
-        for name in NAMES:
-            (self.remote / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.remote / name).write_text(f"content of {name}")
-        self.copied: list[str] = []
-        self.failure: Exception | None = None
-        self.cut: str | None = None
-
-    def model_info(self, repo: str, revision: str | None, files_metadata: bool) -> Any:
-        if self.failure:
-            raise self.failure
-        siblings = [
-            SimpleNamespace(rfilename=name, size=(self.remote / name).stat().st_size, lfs=None)
-            for name in NAMES
-        ]
-        return SimpleNamespace(sha=REVISION, siblings=siblings)
-
-    def snapshot(self) -> Path:
-        return self.cache / "snapshots" / REVISION
-
-    def download(
-        self,
-        repo: str,
-        *,
-        revision: str | None = None,
-        allow_patterns: list[str] | None = None,
-        local_dir: Path | None = None,
-        local_files_only: bool = False,
-    ) -> str:
-        place = local_dir or self.snapshot()
-        if local_files_only:
-            if not place.is_dir():
-                raise errors.LocalEntryNotFoundError("nothing cached")
-            return str(place)
-        assert revision == REVISION
-        for name in NAMES:
-            if any(fnmatch.fnmatch(name, wanted) for wanted in allow_patterns or ["*"]):
-                if (place / name).is_file():
-                    continue
-                (place / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(self.remote / name, place / name)
-                self.copied.append(name)
-        if self.cut:
-            (place / self.cut).write_text("cut")
-        return str(place)
-
-    def cached(self, repo: str, name: str, revision: str) -> str | None:
-        path = self.snapshot() / name
-        return str(path) if path.is_file() else None
-
-
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    made = Hub(tmp_path / "hub")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(made.cache))
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: made)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", made.download)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", made.cached)
+    made = Hub(tmp_path / "hub", monkeypatch)
+    made.add(*NAMES)
     return made
 
 
@@ -138,8 +77,10 @@ def test_the_model_must_be_clear(hub: Hub) -> None:
     with pytest.raises(UsageError, match="holds no checkpoint Lance_7B; known are Lance_3B, Lance_3B_Video"):
         fetch(model="Lance_7B")
     assert hub.copied == []
-    listing = Listing("someone/else", REVISION, {"config.json": RemoteFile(3, None)})
-    with pytest.raises(UsageError, match=r"someone/else: holds no Lance checkpoint: no llm_config\.json"):
+    listing = Listing("someone/else", REVISION, {"readme.md": RemoteFile(3, None)})
+    with pytest.raises(
+        UsageError, match=r"holds no checkpoint: neither llm_config\.json \(a Lance\) nor config"
+    ):
         choose(listing)
 
 
@@ -148,6 +89,58 @@ def test_a_repository_that_is_one_checkpoint_needs_no_name() -> None:
     model, chosen = choose(Listing("me/variant", REVISION, {name: RemoteFile(1, None) for name in names}))
     assert model == "."
     assert chosen == ["README.md", "llm_config.json", "model.safetensors", "vocab.json"]
+
+
+LM = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+]
+NOISE = [
+    "README.md",
+    "LICENSE",
+    ".gitattributes",
+    "pytorch_model.bin",
+    "onnx/model.onnx",
+    "original/params.json",
+]
+
+
+@pytest.mark.parametrize(
+    ("weights", "other"),
+    [
+        (["model.safetensors"], ["consolidated.safetensors", "model.fp16.safetensors"]),
+        (
+            [
+                "model-00001-of-00002.safetensors",
+                "model-00002-of-00002.safetensors",
+                "model.safetensors.index.json",
+            ],
+            ["consolidated.safetensors", "model.safetensors", "old/model-00001-of-00002.safetensors"],
+        ),
+        (["lm-a.safetensors", "lm-b.safetensors", "model.safetensors.index.json"], ["old/lm-a.safetensors"]),
+    ],
+)
+def test_of_a_causal_lm_only_what_it_needs(weights: list[str], other: list[str]) -> None:
+    names = [*LM, *NOISE, *weights, *other]
+    listing = Listing("Qwen/Qwen2.5", REVISION, {name: RemoteFile(1, None) for name in names})
+    assert choose(listing) == (".", sorted([*LM, *weights]))
+
+
+def test_a_causal_lm_without_safetensors_or_in_a_folder() -> None:
+    files = {name: RemoteFile(1, None) for name in ("config.json", "pytorch_model.bin", "tokenizer.json")}
+    with pytest.raises(
+        UsageError, match=r"me/old: holds config\.json but no weights in safetensors beside it"
+    ):
+        choose(Listing("me/old", REVISION, files))
+    below = [f"{size}/{name}" for size in ("large", "small") for name in ("config.json", "model.safetensors")]
+    listing = Listing("me/two", REVISION, {name: RemoteFile(1, None) for name in below})
+    with pytest.raises(UsageError, match="holds large, small; name one with --model"):
+        choose(listing)
+    assert choose(listing, "small") == ("small", ["small/config.json", "small/model.safetensors"])
 
 
 def test_room_is_checked_before_the_first_byte(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from core.checkpoints import fetch as fetching
-from core.checkpoints.fetch import Choice, Fetched, Listing, RemoteFile
+from core.checkpoints.fetch import Choice, Fetched
+from core.checkpoints.listing import Listing, RemoteFile
 from core.errors import RetryLater
 from workbench.cli.main import run_command
 
