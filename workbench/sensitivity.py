@@ -17,7 +17,7 @@ from core.store.columns import duration
 from workbench import look
 from workbench.cells import number, with_error
 from workbench.figures import LEVELS
-from workbench.widgets.table import Column, Row
+from workbench.sheet import Column, Row
 from workbench.widgets.text import Part, visible
 
 BAR, NOISE = 12, 24
