@@ -70,12 +70,12 @@ def left(row: Row) -> str:
 
 
 def named(row: Row) -> str:
-    """Number, kind and subject of a job: ``  41 quantize  lance-demo · int4-awq · g64``."""
-    return f"{row['id']:>4} {row['kind']:<9} {what(row['kind'], json.loads(row['spec']))}"
+    """Number, kind and subject of a job: ``  41 quantize    lance-demo · int4-awq · g64``."""
+    return f"{row['id']:>4} {row['kind']:<11} {what(row['kind'], json.loads(row['spec']))}"
 
 
 COLUMNS = (
-    Column("job", "  id kind      what", 30, named, numeric=False),
+    Column("job", "  id kind        what", 30, named, numeric=False),
     Column("state", "state", 10, lambda row: row["state"], numeric=False),
     Column("progress", "progress", BAR + 6, progress, numeric=False),
     Column("left", "time", 8, left, numeric=False),

@@ -21,7 +21,7 @@ async def test_jobs_show_state_progress_and_the_log_of_the_one_chosen(open_app: 
         shown = await screen.press("3")
         lines = screen.lines()
         assert (
-            "quantize  lance-mini · int4-awq" in lines[2]
+            "quantize    lance-mini · int4-awq" in lines[2]
             and "running" in lines[2]
             and "████····  50 %" in lines[2]
         )
