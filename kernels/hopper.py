@@ -22,7 +22,14 @@ TILES = (
     (64, 128, 8, 4),
     (128, 64, 4, 4),
     (64, 64, 4, 4),
+    (64, 64, 4, 6),
+    (32, 128, 4, 6),
+    (32, 128, 8, 6),
+    (32, 64, 4, 6),
 )
+
+SPLITS = (1, 2, 3, 4, 6, 8)
+"""Parts into which K can be divided."""
 
 
 @cache
@@ -45,16 +52,20 @@ def fits(x: Tensor, out: Tensor) -> bool:
     return available(x.device) and _aligned(x) and _aligned(out)
 
 
-def candidates(m: int, rows: int, processors: int, device: torch.device) -> Iterator[Config]:
-    """Configurations worth timing for ``m`` rows of activations and ``rows`` of a weight."""
+def candidates(m: int, rows: int, columns: int, processors: int, device: torch.device) -> Iterator[Config]:
+    """Configurations worth timing for ``m`` rows of activations and a weight [``rows``, ``columns``]."""
     if not available(device):
         return
+    steps = triton.cdiv(columns, BLOCK)
     for block_m, block_n, warps, stages in TILES:
+        if block_m >= 2 * m or block_m < min(m, 64):
+            continue
         tiles = triton.cdiv(m, block_m) * triton.cdiv(rows, block_n)
-        if 2 * tiles >= processors // 2:
-            yield Config("hopper", block_m, block_n, 1, warps, stages, 1, 0)
-        if processors // 2 <= 2 * tiles <= processors:
-            yield Config("hopper", block_m, block_n, 1, warps, stages, 2, 0)
+        for splits in SPLITS:
+            # A multiprocessor runs one program; a part of K should have two steps at least.
+            enough = 2 * tiles * splits >= processors
+            if enough and (splits == 1 or (tiles * splits <= processors and steps >= 2 * splits)):
+                yield Config("hopper", block_m, block_n, 1, warps, stages, splits, 0)
 
 
 def launch_hopper(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: Config, out: Tensor) -> Tensor:
@@ -66,11 +77,15 @@ def launch_hopper(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: C
     m, n, k = x.shape[0], weight.rows, weight.columns
     block_m, block_n = config.block_m, config.block_n
     tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n)
-    splits = 2 if config.splits > 1 and tiles <= TICKETS and k > BLOCK else 1
+    splits = 1
+    if config.splits > 1 and tiles <= TICKETS:
+        # As many parts as there are when each but the last takes a full share of the steps.
+        steps = triton.cdiv(k, BLOCK)
+        splits = triton.cdiv(steps, triton.cdiv(steps, config.splits))
     # An argument that the configuration leaves unread still needs a pointer.
     partial = weight.tickets
-    if splits == 2:
-        partial = torch.empty(tiles * 2 * block_n * block_m, dtype=torch.float32, device=x.device)
+    if splits > 1:
+        partial = torch.empty(tiles * splits * block_n * block_m, dtype=torch.float32, device=x.device)
     integers = weight.factors is None
     processors = torch.cuda.get_device_properties(x.device).multi_processor_count
     # A program takes nearly all registers of a multiprocessor, so there is one on each, for all tiles in turn.
@@ -94,7 +109,7 @@ def launch_hopper(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: C
         FORMAT=INT4 if integers else NVFP4,
         REST=1.0 if integers else NVFP4_REST[str(x.dtype).removeprefix("torch.")],
         BIAS=bias is not None,
-        SPLIT=splits == 2,
+        SPLIT=splits > 1,
         BLOCK_M=block_m,
         BLOCK_N=block_n,
         STAGES=config.stages,

@@ -58,26 +58,51 @@ def _produce(
     x_desc, codes_desc, scales_desc, x_s, codes_s, scales_s, ready, free, items, tiles_m, steps, share, splits, N,
     WORDS: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """Fill the ring, slot after slot, in the order in which ``_consume`` empties it."""
+    """Fill the ring, slot after slot, in the order in which ``_consume`` empties it.
+
+    The first steps' words and scales are asked for while the kernel before may still run; the activations, which it
+    may be writing, only once it has ended.
+    """
+    SIZE: gl.constexpr = BLOCK_M * 256 + BLOCK_N * (64 + 4 * WORDS)
+    tile_n, tile_m, begin, end = _place(gl.program_id(0), tiles_m, steps, share, splits)
+    early = gl.minimum(end - begin, STAGES)
+    for i in range(0, early):
+        mbarrier.expect(ready.index(i), SIZE)
+        _load_weight(
+            codes_desc, scales_desc, codes_s, scales_s, ready, i, begin + i, tile_n * BLOCK_N, N, WORDS
+        )
     tl.extra.cuda.gdc_wait()
-    slot = 0
-    phase = 0
+    for i in range(0, early):
+        _load(x_desc, [tile_m * BLOCK_M, (begin + i) * 128], ready.index(i), x_s.index(i))
+    slot = early % STAGES
+    phase = early // STAGES
     for item in range(gl.program_id(0), items, gl.num_programs(0)):
         tile_n, tile_m, begin, end = _place(item, tiles_m, steps, share, splits)
-        row = tile_n * BLOCK_N
-        for step in range(begin, end):
+        for step in range(begin + early, end):
             mbarrier.wait(free.index(slot), phase ^ 1)
             bar = ready.index(slot)
-            mbarrier.expect(bar, BLOCK_M * 256 + BLOCK_N * (64 + 4 * WORDS))
-            # Rows behind a block's last are the next block's: computed and not stored. Behind the tensor: zeros.
-            _load(codes_desc, [step * N + row, 0], bar, codes_s.index(slot))
-            for i in gl.static_range(WORDS):
-                _load(scales_desc, [(step * WORDS + i) * N + row], bar, scales_s.index(slot * WORDS + i))
+            mbarrier.expect(bar, SIZE)
+            _load_weight(
+                codes_desc, scales_desc, codes_s, scales_s, ready, slot, step, tile_n * BLOCK_N, N, WORDS
+            )
             _load(x_desc, [tile_m * BLOCK_M, step * 128], bar, x_s.index(slot))
             slot += 1
             if slot == STAGES:
                 slot = 0
                 phase ^= 1
+        early = 0
+
+
+@gluon.jit
+def _load_weight(
+    codes_desc, scales_desc, codes_s, scales_s, ready, slot, step, row, N, WORDS: gl.constexpr
+):  # fmt: skip
+    """A step's words and scales of a tile from ``row`` on into ``slot``."""
+    bar = ready.index(slot)
+    # Rows behind a block's last are the next block's: computed and not stored. Behind the tensor: zeros.
+    _load(codes_desc, [step * N + row, 0], bar, codes_s.index(slot))
+    for i in gl.static_range(WORDS):
+        _load(scales_desc, [(step * WORDS + i) * N + row], bar, scales_s.index(slot * WORDS + i))
 
 
 @gluon.jit
@@ -97,6 +122,9 @@ def _consume(
     slot = 0
     phase = 0
     total = gl.zeros([BLOCK_N, BLOCK_M], gl.float32, MMA)
+    tl.extra.cuda.gdc_wait()
+    # Only now, so that no kernel behind sits where one before this has yet to run.
+    tl.extra.cuda.gdc_launch_dependents()
     for item in range(gl.program_id(0), items, gl.num_programs(0)):
         tile_n, tile_m, begin, end = _place(item, tiles_m, steps, share, splits)
         for step in range(begin, end):
@@ -140,18 +168,20 @@ def _consume(
         mbarrier.arrive(free.index(_before(slot, STAGES)), count=1)
         last = True
         if SPLIT:
-            # Two parts: whichever is added to the other, the sum is the same.
             tile = item // splits
             inner = gl.arange(0, BLOCK_N, OUT_ROWS)[:, None] * BLOCK_M
             inner += gl.arange(0, BLOCK_M, gl.SliceLayout(0, MMA))[None, :]
-            base = partial_ptr + gl.cast(tile, gl.int64) * 2 * SIZE
+            base = partial_ptr + gl.cast(tile * splits, gl.int64) * SIZE
             gl.store(base + item % splits * SIZE + inner, total)
             # Every thread's part must be on its way before the one thread that draws the ticket releases it.
             _barrier()
-            last = gl.atomic_add(ticket_ptr + tile, 1, sem="acq_rel", scope="gpu") == 1
+            last = gl.atomic_add(ticket_ptr + tile, 1, sem="acq_rel", scope="gpu") == splits - 1
             if last:
-                # .cg: from the L2 cache, where the other program's part is; not from a stale L1.
-                total += gl.load(base + (1 - item % splits) * SIZE + inner, cache_modifier=".cg")
+                # All parts in their order, whichever came last: the same sum every time. .cg: from the L2 cache,
+                # where the other programs' parts are; not from a stale L1.
+                total = gl.load(base + inner, cache_modifier=".cg")
+                for part in range(1, splits):
+                    total += gl.load(base + part * SIZE + inner, cache_modifier=".cg")
                 gl.store(ticket_ptr + tile, 0)
         if last:
             result = total
@@ -179,8 +209,9 @@ def hopper_matmul(
     """out[M, N] = x W^T; grid: any number of programs, each taking tiles (and halves of K) in turn.
 
     ``x_desc`` describes [M, K], ``codes_desc`` [blocks * N, 16], ``scales_desc`` all scale words in a row,
-    ``out_desc`` [M, N]; ``factor_ptr``, REST and BIAS as in ``matmul``; SPLITS is 2 if SPLIT, else 1, and then
-    ``partial_ptr`` is float32 [tiles, 2, BLOCK_N, BLOCK_M] and ``ticket_ptr`` a zero per tile before and after.
+    ``out_desc`` [M, N]; ``factor_ptr``, REST and BIAS as in ``matmul``; SPLITS divides K, none of the parts empty; if
+    SPLIT, ``partial_ptr`` is float32 [tiles, SPLITS, BLOCK_N, BLOCK_M] and ``ticket_ptr`` a zero per tile before and
+    after.
     """
     DTYPE: gl.constexpr = out_desc.dtype
     WORDS: gl.constexpr = 128 // (GROUP if FORMAT == INT4 else 64)
@@ -198,9 +229,6 @@ def hopper_matmul(
     items = tiles_m * gl.cdiv(N, BLOCK_N) * SPLITS
     steps = gl.cdiv(K, 128)
     share = gl.cdiv(steps, SPLITS)
-    tl.extra.cuda.gdc_wait()
-    # Only now, so that no kernel behind sits where one before this has yet to run.
-    tl.extra.cuda.gdc_launch_dependents()
     gl.warp_specialize(
         [
             (_consume, (out_desc, factor_ptr, bias_ptr, partial_ptr, ticket_ptr, x_s, codes_s, scales_s, out_s, ready,

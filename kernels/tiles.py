@@ -171,6 +171,7 @@ def tile(weight: StoredWeight) -> TiledWeight:
         words = offset.view(torch.int16).to(torch.int32) << 16 | scale
         scales = words.t().contiguous()
         codes = _interleave(nibbles, False)
+        _settle(codes)
         return TiledWeight(rows, columns, weight.group, weight.label, codes, scales, None, (), tickets)
     scale = weight.scale.view(torch.uint8)
     empty = (scale == 0).repeat_interleave(nvfp4.GROUP, dim=1)
@@ -179,4 +180,11 @@ def tile(weight: StoredWeight) -> TiledWeight:
     scales = padded.contiguous().view(torch.int32).t().contiguous()
     factors = 1.0 / weight.divisors().flatten()
     parts = tuple((count, 1.0 / value) for count, value in weight.global_scales)
+    _settle(codes)
     return TiledWeight(rows, columns, weight.group, weight.label, codes, scales, factors, parts, tickets)
+
+
+def _settle(codes: Tensor) -> None:
+    """Wait for the device: a kernel that starts before its predecessor has ended reads its weight at once."""
+    if codes.is_cuda:
+        torch.cuda.current_stream(codes.device).synchronize()

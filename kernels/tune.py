@@ -28,8 +28,9 @@ from kernels.trial import attempt, failures
 # memory fails to compile and drops out.
 TILES = {
     8: [
-        (16, 2, 2, 4), (16, 4, 2, 4), (16, 4, 4, 5), (16, 8, 8, 3), (16, 16, 16, 2), (32, 1, 2, 4), (32, 1, 2, 6),
-        (32, 2, 2, 4), (32, 4, 4, 3), (64, 1, 2, 5), (64, 1, 4, 5), (128, 1, 4, 4),
+        (16, 2, 2, 4), (16, 4, 2, 4), (16, 4, 2, 6), (16, 4, 4, 5), (16, 8, 8, 3), (16, 16, 16, 2), (32, 1, 2, 4),
+        (32, 1, 2, 6), (32, 1, 2, 10), (32, 2, 2, 4), (32, 4, 4, 3), (32, 8, 8, 2), (64, 1, 2, 5), (64, 1, 4, 5),
+        (64, 1, 4, 8), (64, 2, 8, 4), (128, 1, 4, 4),
     ],
     16: [
         (16, 4, 4, 4), (16, 8, 8, 3), (32, 2, 4, 4), (32, 4, 8, 3), (64, 1, 4, 3), (64, 1, 4, 5), (128, 1, 4, 3),
@@ -38,7 +39,6 @@ TILES = {
     32: [(32, 2, 4, 4), (32, 4, 8, 3), (64, 1, 4, 3), (64, 1, 4, 5), (128, 1, 4, 3), (128, 1, 8, 4)],
     64: [(64, 1, 4, 3), (64, 1, 4, 5), (128, 1, 4, 3), (128, 1, 8, 3)],
     128: [(64, 1, 4, 2), (64, 1, 4, 3), (128, 1, 8, 3)],
-    256: [(64, 1, 4, 3), (128, 1, 8, 2), (128, 1, 8, 3)],
 }  # fmt: skip
 
 SPLITS = (1, 2, 3, 4, 6, 8)
@@ -66,7 +66,8 @@ def candidates(m: int, rows: int, columns: int, processors: int) -> Iterator[Con
     if m >= 256:
         for parts in (1, 2, 4) if rows > 8192 else (1,):
             yield Config("expand", chunk=0 if parts == 1 else -(-rows // parts // 256) * 256)
-        yield from hopper_candidates(m, rows, processors, device)
+    if m >= 32:
+        yield from hopper_candidates(m, rows, columns, processors, device)
     if m > 2304:
         return
     for config in kinds(m):

@@ -272,7 +272,10 @@ def run(
     floats = weight.factors is not None
     out = np.full((m, n), np.nan, np.float32)
     tiles = -(-m // block_m) * -(-n // block_n)
-    partial = Memory(np.full(tiles * 2 * block_m * block_n, np.nan, np.float32))
+    steps = -(-k // 128)
+    splits = -(-steps // -(-steps // splits))
+    programs = min(programs, tiles * splits)
+    partial = Memory(np.full(tiles * splits * block_m * block_n, np.nan, np.float32))
     tickets = Memory(weight.tickets.numpy())
     factors = Memory((weight.factors if weight.factors is not None else torch.ones(n)).numpy())
     for program in range(programs):
@@ -284,7 +287,7 @@ def run(
             Descriptor(out, (block_m, block_n)),
             factors, Memory(np.zeros(n, np.float32) if bias is None else bias.float().numpy()), partial, tickets,
             m, n, k, splits, GROUP=weight.group, FORMAT=int(floats), REST=256.0 if floats else 1.0,
-            BIAS=bias is not None, SPLIT=splits == 2, BLOCK_M=block_m, BLOCK_N=block_n, STAGES=stages,
+            BIAS=bias is not None, SPLIT=splits > 1, BLOCK_M=block_m, BLOCK_N=block_n, STAGES=stages,
         )  # fmt: skip
         assert not emulator.pending and not emulator.stores
     return torch.from_numpy(out)

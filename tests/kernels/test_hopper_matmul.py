@@ -20,7 +20,7 @@ WEIGHTS = {
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("splits", [1, 2, 3])
 @pytest.mark.parametrize(("m", "programs", "stages"), [(19, 3, 2), (8, 12, 3), (24, 1, 4)])
 def test_tiles_in_turn_give_the_whole_product(
     name: str, splits: int, m: int, programs: int, stages: int

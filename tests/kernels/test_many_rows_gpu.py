@@ -54,7 +54,7 @@ def hopper(tile: tuple[int, int, int, int], splits: int) -> Config:
     return Config("hopper", block_m, block_n, 1, warps, stages, splits, 0)
 
 
-@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("splits", [1, 2, 4])
 @pytest.mark.parametrize("tile", TILES, ids=str)
 def test_every_tile_gives_the_product_when_programs_take_one_and_when_they_take_several(
     tile: tuple[int, int, int, int], splits: int
