@@ -29,7 +29,8 @@ def write_calibration(
         done = dataclasses.replace(record, statistics_sha256=sha256_file(partial / STATISTICS_FILE))
         if sequences.chosen():
             sequences.save(partial / SEQUENCES_FILE)
-            done = dataclasses.replace(done, sequences_sha256=sha256_file(partial / SEQUENCES_FILE))
+            digest = sha256_file(partial / SEQUENCES_FILE)
+            done = dataclasses.replace(done, sequences_sha256=digest, sequence_tokens=sequences.tokens())
         (partial / RECORD_FILE).write_text(done.to_json(), encoding="utf-8")
     return done
 
@@ -93,5 +94,6 @@ def merge(folders: Sequence[Path], output: Path, name: str) -> CalibrationRecord
             contents=[each for record in records for each in record.contents],
             sequences_sha256="",
             files=[],
+            sequence_tokens={},
         ),
     )

@@ -52,6 +52,8 @@ class CalibrationRecord:
     """What ``core.evaluation.overlap`` knows each sample by, so that an evaluation on it can say so."""
     sequences_sha256: str = ""
     """Of the file with whole sequences; older calibrations have none."""
+    sequence_tokens: dict[str, int] = field(default_factory=dict)
+    """Tokens of those sequences by bucket."""
     files: list[str] = field(default_factory=list)
     """The suites or texts that samples were taken from, files by their absolute paths; all others were drawn, or come
     along.
@@ -62,7 +64,7 @@ class CalibrationRecord:
         """SHA-256 over everything but the name and where files lay."""
         body = asdict(self) | {"name": ""}
         del body["files"]
-        for later in ("evaluated", "contents", "sequences_sha256"):
+        for later in ("evaluated", "contents", "sequences_sha256", "sequence_tokens"):
             if not body[later]:
                 del body[later]
         return sha256_text(json.dumps(body, sort_keys=True))

@@ -8,6 +8,7 @@ file have at most ``most_bytes``.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,11 @@ class InputSequence:
         return self.roles >= int(Role.NOISY)
 
 
+def bucket_of(task: str, role: int) -> str:
+    """The bucket of a task's tokens of one role."""
+    return f"{task}/{Role(role).name.lower()}"
+
+
 class Sequences:
     """Takes sequences in and keeps what there is room for."""
 
@@ -93,6 +99,14 @@ class Sequences:
                     found.append(own[index])
                     left -= len(own[index])
         return found
+
+    def tokens(self) -> dict[str, int]:
+        """Tokens of what is chosen by bucket (``task/role``)."""
+        found: Counter[str] = Counter()
+        for one in self.chosen():
+            for role in one.roles.tolist():
+                found[bucket_of(one.task, role)] += 1
+        return dict(sorted(found.items()))
 
     def save(self, path: Path) -> None:
         """Write the chosen sequences to a safetensors file at ``path``.

@@ -12,7 +12,7 @@ from core.checkpoints.source import TensorSource
 from core.errors import UsageError
 from core.quantization import widths
 from core.quantization.groups import Structure
-from core.quantization.recipe import Recipe
+from core.quantization.recipe import LATENT, Recipe
 from core.quantization.scheme import Scheme
 
 
@@ -91,6 +91,8 @@ def check_calibration(
             )
         return []
     check_origin(record, info)
+    if recipe.follows:
+        check_sequences(record, recipe, structure)
     return check_coverage(record, recipe, structure.target_linears()) if recipe.steps else []
 
 
@@ -118,6 +120,32 @@ def check_origin(record: CalibrationRecord, info: CheckpointInfo) -> None:
             f"({record.checkpoint_fingerprint[:12]}), not from {info.name} ({info.fingerprint[:12]}); "
             "calibrate this checkpoint"
         )
+
+
+def check_sequences(record: CalibrationRecord, recipe: Recipe, structure: Structure) -> None:
+    """Check that a calibration keeps enough whole sequences to run on through quantized layers.
+
+    Raises:
+        UsageError: it keeps none, or fewer tokens of an expert than the recipe asks of a linear; an expert of which it
+            keeps none may do without if the recipe lets its linears be rounded as they are.
+    """
+    or_else = 'or set inputs = "original" in the gptq step of the recipe'
+    if not record.sequence_tokens:
+        raise UsageError(
+            f"calibration {record.name}: keeps no sequences, as recipe {recipe.name} needs them to go by the inputs of "
+            f"the quantized model; calibrate again, {or_else}"
+        )
+    for expert in structure.experts:
+        mine = [
+            count
+            for bucket, count in record.sequence_tokens.items()
+            if len(structure.experts) == 1 or (bucket.rpartition("/")[2] in LATENT) == (expert == "gen")
+        ]
+        if sum(mine) < recipe.min_tokens and recipe.too_few == "error":
+            raise UsageError(
+                f"calibration {record.name}: its sequences hold {sum(mine)} tokens of the {expert} expert, recipe "
+                f"{recipe.name} wants {recipe.min_tokens}; calibrate with more samples or tasks, {or_else}"
+            )
 
 
 def check_coverage(record: CalibrationRecord, recipe: Recipe, linears: Sequence[str]) -> list[str]:

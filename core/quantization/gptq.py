@@ -74,32 +74,70 @@ class Curvature:
             weight: float32 [n], what each row counts, positive or zero.
             mean_sq: float32 [K], mean squares over all tokens, rows weighed in the same way.
         """
-        total = float(weight.sum())
-        if rows.shape[0] < 2 or total <= 0:
-            return cls(torch.diag(mean_sq), 1.0)
-        share = weight / total
-        moments = rows.new_zeros(rows.shape[1], rows.shape[1])
-        lengths = torch.zeros((), dtype=torch.float64, device=rows.device)
-        for part, counts in zip(rows.split(CHUNK), share.split(CHUNK), strict=True):
+        moments = SecondMoments(rows.shape[1], rows.device)
+        moments.add(rows, weight)
+        return moments.curvature(mean_sq)
+
+    def error(self, change: Tensor) -> float:
+        """``tr(D H D^T)`` of a change D float32 [N, K] of the weights: the expected squared error of outputs."""
+        return float(((change @ self.hessian) * change).double().sum())
+
+
+class SecondMoments:
+    """``sum w x x^T`` of rows as they come, and what tells how much of it is chance."""
+
+    def __init__(self, channels: int, device: torch.device) -> None:
+        self.total = torch.zeros(channels, channels, device=device)
+        """float32 [K, K]."""
+        self.count = 0
+        self._weight = torch.zeros((), dtype=torch.float64, device=device)
+        self._squares = self._weight.clone()
+        self._lengths = self._weight.clone()
+
+    def add(self, rows: Tensor, weight: Tensor) -> None:
+        """Take in rows float32 [n, K] that count ``weight`` float32 [n], positive or zero."""
+        for part, counts in zip(rows.split(CHUNK), weight.split(CHUNK), strict=True):
             weighed = part * counts.sqrt().unsqueeze(-1)
-            moments.addmm_(weighed.t(), weighed)
+            self.total.addmm_(weighed.t(), weighed)
             squares = weighed.square_().double()
-            lengths += squares.sum(-1).square().sum() - squares.square_().sum()
+            self._lengths += squares.sum(-1).square().sum() - squares.square_().sum()
+        self.count += rows.shape[0]
+        self._weight += weight.sum(dtype=torch.float64)
+        self._squares += weight.double().square().sum()
+
+    def join(self, other: SecondMoments) -> None:
+        """Take in the rows of ``other`` too, each counting what it did."""
+        self.total += other.total
+        self.count += other.count
+        self._weight += other._weight
+        self._squares += other._squares
+        self._lengths += other._lengths
+
+    def rescale(self, factor: float) -> None:
+        """Let every row count ``factor`` times what it did."""
+        self.total *= factor
+        self._weight *= factor
+        self._squares *= factor**2
+        self._lengths *= factor**2
+
+    def curvature(self, mean_sq: Tensor) -> Curvature:
+        """What ``Curvature.of`` makes of the rows; ``total`` is used up."""
+        weight, moments = float(self._weight), self.total
+        if self.count < 2 or weight <= 0:
+            return Curvature(torch.diag(mean_sq), 1.0)
         diagonal = moments.diagonal().clone()
         across = float(sum(part.square().sum(dtype=torch.float64) for part in moments.split(CHUNK)))
         across -= float(diagonal.square().sum(dtype=torch.float64))
-        variance = float(lengths) - float(share.double().square().sum()) * across
+        # Both as if the weights added up to one.
+        variance = (float(self._lengths) - float(self._squares) * across / weight**2) / weight**2
+        across /= weight**2
         shrinkage = min(1.0, max(0.0, variance / across)) if across > 0 else 1.0
         # Scaled to the mean squares of all tokens, so that correlations stay what the sample says.
         ratio = (mean_sq / diagonal.clamp(min=1e-30)).sqrt()
         ratio = torch.where(diagonal > 0, ratio, torch.zeros_like(ratio))
         moments.mul_(ratio.unsqueeze(0) * (1 - shrinkage)).mul_(ratio.unsqueeze(1))
         moments.diagonal().copy_(mean_sq)
-        return cls(moments, shrinkage)
-
-    def error(self, change: Tensor) -> float:
-        """``tr(D H D^T)`` of a change D float32 [N, K] of the weights: the expected squared error of outputs."""
-        return float(((change @ self.hessian) * change).double().sum())
+        return Curvature(moments, shrinkage)
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:

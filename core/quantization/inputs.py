@@ -2,17 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from core.calibration.record import STATISTICS_FILE
+from core.calibration.record import SEQUENCES_FILE, STATISTICS_FILE
+from core.calibration.sequences import load_sequences
 from core.calibration.statistics import StatisticsFile
-from core.quantization.groups import LinearGroup
+from core.checkpoints.describe import family_of
+from core.checkpoints.layout import structure_of
+from core.quantization.groups import LinearGroup, Structure
 from core.quantization.losses import Inputs
 from core.quantization.recipe import ROLES, Recipe
+from core.quantization.streams import LayerRunner, Streams
+
+
+def open_streams(
+    checkpoint: Path, calibration: Path, recipe: Recipe, inputs: CalibrationInputs, device: torch.device
+) -> Streams | None:
+    """The streams of a job, or None where its recipe does not follow the quantized model.
+
+    Args:
+        checkpoint: its folder.
+        calibration: its folder.
+        recipe: how the checkpoint is quantized.
+        inputs: the calibration's.
+        device: where to compute.
+
+    Raises:
+        CheckpointError: the calibration has no sequences, or they are damaged.
+    """
+    if recipe.gptq is None or not recipe.follows:
+        return None
+    runner, structure = _runner(checkpoint)
+    sequences = load_sequences(calibration / SEQUENCES_FILE)
+    return Streams(runner, structure, sequences, inputs.worth, device, recipe.gptq.damping)
+
+
+def _runner(checkpoint: Path) -> tuple[LayerRunner, Structure]:
+    """A decoder layer of a checkpoint's family by itself, and the decoder's structure."""
+    if family_of(checkpoint) == "lance":
+        from core.lance.config import LanceConfig
+        from core.lance.layer import LanceLayer
+
+        config = LanceConfig.from_folder(checkpoint)
+        return LanceLayer(config), config.structure
+    from core.huggingface.layer import CausalLayer
+
+    return CausalLayer(checkpoint), structure_of(checkpoint)
 
 
 class CalibrationInputs:
@@ -62,14 +101,31 @@ class CalibrationInputs:
             torch.cat(worth).to(self._device),
         )
 
+    def worth(self, group: LinearGroup, tokens: Mapping[str, int]) -> dict[str, float]:
+        """What each token of a bucket counts in a group's second moments, of so many ``tokens`` by bucket.
+
+        As the rows of ``Inputs.sample`` count: buckets by their roles' weights, each against its own energy.
+        """
+        known = set(self._file.buckets(group.key))
+        weights = self._shares(group, [bucket for bucket in sorted(tokens) if bucket in known])
+        found = {}
+        for bucket, weight in weights.items():
+            moments = self._file.moments(group.key, bucket, 0)
+            energy = float((moments.sum_sq / moments.count).mean().clamp(min=1e-30))
+            found[bucket] = weight / energy / tokens[bucket]
+        return found
+
     def _balanced(self, parts: Tensor, weight: Tensor) -> Tensor:
         """The weighed sum [K] of ``parts`` [B, K]."""
         return (parts.to(self._device, torch.float32) * weight.unsqueeze(-1)).sum(0)
 
     def _weights(self, group: LinearGroup) -> dict[str, float]:
         """What each bucket of the group's input counts; sums to one."""
+        return self._shares(group, self._file.buckets(group.key))
+
+    def _shares(self, group: LinearGroup, buckets: Sequence[str]) -> dict[str, float]:
+        """What each of some buckets counts if there are no others; sums to one."""
         wanted = self._recipe.role_weights.get(group.expert) or dict.fromkeys(ROLES, 1.0)
-        buckets = self._file.buckets(group.key)
         roles = [bucket.rpartition("/")[2] for bucket in buckets]
         raw = {
             bucket: wanted.get(role, 0.0) / roles.count(role)

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -14,17 +15,25 @@ from core.checkpoints.source import TensorSource
 from core.files import replacing_folder, sha256_text
 from core.formats.compressed_tensors import quantization_config
 from core.formats.model_card import model_card
-from core.formats.variant_folder import MAX_SHARD_BYTES, ShardWriter, Written, write_companions
+from core.formats.variant_folder import (
+    MAX_SHARD_BYTES,
+    ShardWriter,
+    Written,
+    write_companions,
+    write_record,
+)
 from core.jobs.context import JobContext
 from core.quantization import mixing, sensitivity_job
 from core.quantization.estimate import estimate
 from core.quantization.fit import outer_formats
-from core.quantization.inputs import CalibrationInputs
+from core.quantization.inputs import CalibrationInputs, open_streams
 from core.quantization.layer import FindInputs
 from core.quantization.pipeline import Accounting, plan, quantize
 from core.quantization.request import Request, look_up
 from core.quantization.sensitivity_results import stored
 from core.quantization.unfinished import job_fingerprint, unfinished
+from core.refinement.predict import predict
+from core.refinement.step import refine
 from core.store.manifest import collect, versions
 
 
@@ -39,6 +48,10 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     predicted = {"variant": request.name, "path": str(request.output), "plan": asdict(request.plan)}
     if spec.get("dry_run"):
         seconds = estimate(request.layout, request.recipe, request.device)
+        if request.recipe.refine is not None and request.drawn is not None:
+            later = predict(request.info, request.layout, request.recipe, request.drawn, request.device)
+            predicted |= {"refine": asdict(later)}
+            seconds += later.seconds
         return predicted | {"estimated_seconds": round(seconds, 1), "dry_run": True}
     request = _settled(request, context)
     context.log(
@@ -67,6 +80,8 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     accounting, written = make_variant(request, context)
     variant = describe(request.output)
     summary = summarise(accounting)
+    if request.recipe.refine is not None:
+        summary["refine"] = own_record(request.output)["refine"]
     context.store.register_checkpoint(
         name=request.name,
         path=str(request.output),
@@ -119,10 +134,11 @@ def make_variant(request: Request, context: JobContext) -> tuple[Accounting, Wri
     recipe, info, structure = request.recipe, request.info, request.layout.structure
     source = TensorSource.open(info.path)
     find: FindInputs = lambda group: None  # noqa: E731
-    tokens = calibration = None
+    tokens = calibration = streams = None
     if request.calibration is not None:
         folder, record = request.calibration
-        find = CalibrationInputs(folder, recipe, request.thin, request.device)
+        find = inputs = CalibrationInputs(folder, recipe, request.thin, request.device)
+        streams = open_streams(info.path, folder, recipe, inputs, request.device)
         tokens = {linear: sum(buckets.values()) for linear, buckets in record.tokens.items()}
         calibration = record.fingerprint
     made_from = job_fingerprint(info.fingerprint, recipe.fingerprint, calibration, request.device.type)
@@ -138,11 +154,13 @@ def make_variant(request: Request, context: JobContext) -> tuple[Accounting, Wri
             request.device,
             lambda done, total, message: context.progress(done, total, "layers", message),
             layers,
+            streams,
         )
         if layers.resumed:
             context.log(f"{request.name}: went on from {layers.resumed} layers that were done before")
         written = writer.finish()
         records = [record.to_json() for record in accounting.records]
+        provenance = _provenance(request, accounting, written, records)
         write_companions(
             partial,
             info.path,
@@ -153,7 +171,7 @@ def make_variant(request: Request, context: JobContext) -> tuple[Accounting, Wri
                 request.schemes,
             ),
             recipe.text,
-            _provenance(request, accounting, written, records),
+            provenance,
             model_card(
                 structure=structure,
                 name=request.name,
@@ -169,7 +187,30 @@ def make_variant(request: Request, context: JobContext) -> tuple[Accounting, Wri
             ),
             tied=structure.tied and not recipe.outer,
         )
+        if recipe.refine is not None:
+            _refine(partial, request, provenance, context)
     return accounting, written
+
+
+def _refine(folder: Path, request: Request, provenance: dict[str, Any], context: JobContext) -> None:
+    """Refine the variant in ``folder``, which is whole but has no name yet, and say in its record what came of it."""
+    recipe, structure = request.recipe, request.layout.structure
+    assert recipe.refine is not None and request.drawn is not None and request.calibration is not None
+    context.log(f"{request.name}: refining {' and '.join(recipe.refine.learn)}")
+    verdicts, files = refine(
+        folder,
+        request.info,
+        structure,
+        recipe.refine,
+        request.drawn,
+        request.device,
+        lambda done, total, message: context.progress(done, total, "steps", message),
+    )
+    for verdict in verdicts:
+        context.log(f"{request.name}: {verdict.in_words()}")
+    refined = [verdict.to_json() for verdict in verdicts]
+    changed = {"refine": refined, "files": provenance["files"] | files}
+    write_record(folder, provenance | changed)
 
 
 def _provenance(

@@ -2,11 +2,14 @@
 
 One expert is in float32 at a time. All folds of an expert are chosen first, on full-precision weights, and
 the folded weights are rounded after: a fold into up_proj's rows must come before up_proj is rounded.
+
+Where a recipe goes by the inputs of the quantized model, groups are rounded in the order in which the layer runs them,
+both experts' before the next kind's, as attention mixes their tokens; then both are in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,11 +21,12 @@ from core.errors import CheckpointError
 from core.formats.compressed_tensors import to_tensors
 from core.quantization.awq import Choice, search
 from core.quantization.folds import fold_norm, fold_rows, scale_columns
-from core.quantization.groups import HEAD_NORMS, LinearGroup, Structure
+from core.quantization.groups import HEAD_NORMS, KINDS, Expert, Kind, LinearGroup, Structure
 from core.quantization.losses import Block, BlockLoss, Inputs, attention_block, linear_block, mlp_block
 from core.quantization.noise import decibels, output_noise, weight_noise
 from core.quantization.recipe import Recipe
 from core.quantization.rounding import Rounding, round_best, round_blindly
+from core.quantization.streams import Corrected, Streams
 from core.quantization.values import ValueFold, search_values
 
 STORED = torch.bfloat16
@@ -57,9 +61,11 @@ class LinearRecord:
     shrinkage: float | None = None
     """Share of the sampled correlations that GPTQ took for chance."""
     weight_sqnr: float | None = None
-    """Signal to noise ratio in dB of the weight, as folded, to what rounding changed in it."""
+    """Signal to noise ratio in dB of the weight, as folded and corrected, to what rounding changed in it."""
     output_sqnr: float | None = None
     """The same of the linear's own outputs on the calibration's rows."""
+    correction: float | None = None
+    """Share that was taken of the change, made before rounding, that makes up for earlier layers' errors."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -99,6 +105,7 @@ def quantize_layer(
     find_inputs: FindInputs,
     tokens: Mapping[str, int] | None,
     device: torch.device,
+    streams: Streams | None = None,
 ) -> LayerResult:
     """Quantize every target linear of ``layer``.
 
@@ -110,6 +117,7 @@ def quantize_layer(
         find_inputs: the calibration's view of a group's input.
         tokens: calibration tokens by linear; None without a calibration.
         device: where to compute.
+        streams: has entered the layer and watched it, where the recipe goes by the quantized model's inputs.
     """
     result = LayerResult()
 
@@ -128,17 +136,65 @@ def quantize_layer(
     fold = None
     if recipe.values is not None:
         fold = search_values(structure, layer, read, find_inputs, recipe.values, rounding_of)
-    for expert in structure.experts:
-        groups = [group for group in structure.layer_groups(layer) if group.expert == expert]
-        _Expert(structure, groups, read, recipe, rounding_of, fold, find_inputs, tokens).run(result)
     for name, bias in fold.biases.items() if fold else ():
         result.tensors[name] = store_plain(name, bias.cpu())
         result.folded.add(name)
+
+    def begin(expert: Expert) -> _Expert:
+        groups = [group for group in structure.layer_groups(layer) if group.expert == expert]
+        return _Expert(structure, groups, read, recipe, rounding_of, fold, find_inputs, tokens)
+
+    if streams is None:
+        for expert in structure.experts:
+            one = begin(expert)
+            one.scale(result)
+            one.round(KINDS, result)
+    else:
+        _follow(streams, layer, tensors, [begin(expert) for expert in structure.experts], result, device)
     for name, tensor in tensors.items():
         if name not in result.quantized and name not in result.folded:
             result.tensors[name] = store_plain(name, tensor)
             result.passed.add(name)
     return result
+
+
+def _follow(
+    streams: Streams,
+    layer: int,
+    tensors: Mapping[str, Tensor],
+    experts: Sequence[_Expert],
+    result: LayerResult,
+    device: torch.device,
+) -> None:
+    """Fold all experts, then round them in the order in which the layer runs, each by what it sees by then."""
+    for one in experts:
+        one.scale(result)
+    targets = {f"{name}.weight" for one in experts for name in one.weights}
+    plain = {
+        streams.below(layer, name): (
+            result.tensors[name] if name in result.folded else store_plain(name, tensor)
+        ).to(device, torch.float32)
+        for name, tensor in tensors.items()
+        if name not in targets
+    }
+
+    def correct(
+        group: LinearGroup, weights: Sequence[Tensor], scale: Tensor, inputs: Inputs
+    ) -> Corrected | None:
+        current = plain | {
+            streams.below(layer, f"{name}.weight"): weight
+            for one in experts
+            for name, weight in one.weights.items()
+        }
+        return streams.correct(group, current, weights, scale, inputs)
+
+    for kind in KINDS:
+        for one in experts:
+            one.round([kind], result, correct)
+
+
+Correct = Callable[[LinearGroup, Sequence[Tensor], Tensor, Inputs], Corrected | None]
+"""From a group, its folded weights, their scale and its folded inputs to what is rounded instead."""
 
 
 class _Expert:
@@ -166,6 +222,8 @@ class _Expert:
         self.weights = {name: self._float(f"{name}.weight") for group in groups for name in group.linears}
         self.biases: dict[str, Tensor] = {}
         """Those that a fold into rows has changed."""
+        self.choices: dict[str, Choice | None] = {}
+        """By group, once folds are made."""
 
     def _float(self, key: str) -> Tensor:
         return self.fold.tensors[key] if self.fold and key in self.fold.tensors else self.read(key)
@@ -174,11 +232,15 @@ class _Expert:
         key = self.structure.bias_of(linear)
         return None if key is None else self.biases[key] if key in self.biases else self._float(key)
 
-    def run(self, result: LayerResult) -> None:
-        choices = {group.key: self._scale(group, result) for group in self.groups}
-        # Folds reach into other groups' weights, so all are made before anything is rounded.
+    def scale(self, result: LayerResult) -> None:
+        """Choose and make all folds: they reach into other groups' weights, so none of these may be rounded yet."""
+        self.choices = {group.key: self._scale(group, result) for group in self.groups}
+
+    def round(self, kinds: Collection[Kind], result: LayerResult, correct: Correct | None = None) -> None:
+        """Round the groups of some kinds; their weights are then the rounded ones."""
         for group in self.groups:
-            self._round(group, choices[group.key], result)
+            if group.kind in kinds:
+                self._round(group, self.choices[group.key], result, correct)
 
     def _scale(self, group: LinearGroup, result: LayerResult) -> Choice | None:
         """Search a group's scale and fold it, or measure plain rounding; None where no rows are known."""
@@ -225,7 +287,9 @@ class _Expert:
                 result.tensors[key] = store_plain(key, self.biases[key].cpu())
                 result.folded.add(key)
 
-    def _round(self, group: LinearGroup, choice: Choice | None, result: LayerResult) -> None:
+    def _round(
+        self, group: LinearGroup, choice: Choice | None, result: LayerResult, correct: Correct | None
+    ) -> None:
         """Round a group's folded weights in the way that loses least and keep the result."""
         rounding = self.rounding_of(group)
         weights = [self.weights[name] for name in group.linears]
@@ -233,16 +297,20 @@ class _Expert:
             rounding.scheme.check_shape(f"{name}.weight", tuple(weight.shape))
         inputs = self.inputs.pop(group.key)
         seen: Inputs | None = None
+        found: Corrected | None = None
         if choice is None or inputs is None:
             rounded = round_blindly(weights, rounding)
             mode = "uncovered" if self.recipe.needs_calibration else "identity"
         else:
             seen = inputs.over(choice.scale)
+            found = None if correct is None else correct(group, weights, choice.scale, seen)
+            weights = weights if found is None else found.weights
             loss = BlockLoss(self._block(group), weights, seen)
-            rounded = round_best(weights, seen, loss, rounding, self.recipe.gptq)
+            curvature = None if found is None else found.curvature
+            rounded = round_best(weights, seen, loss, rounding, self.recipe.gptq, curvature)
             mode = choice.mode
         for name, part, weight in zip(group.linears, rounded.weights, weights, strict=True):
-            runs = part.dequantize().float()
+            runs = self.weights[name] = part.dequantize().float()
             result.tensors |= to_tensors(name, part)
             result.quantized.add(f"{name}.weight")
             result.records.append(
@@ -260,6 +328,7 @@ class _Expert:
                     shrinkage=rounded.shrinkage,
                     weight_sqnr=decibels(weight_noise(weight, runs)),
                     output_sqnr=None if seen is None else decibels(output_noise(weight, runs, seen)),
+                    correction=None if found is None else found.share,
                 )
             )
 

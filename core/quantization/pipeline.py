@@ -7,7 +7,7 @@ handed on as one unit, is written.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -27,6 +27,8 @@ from core.quantization.overlap import WriteBehind, read_ahead
 from core.quantization.recipe import Recipe
 from core.quantization.rounding import Rounding, round_blindly
 from core.quantization.scheme import Scheme
+from core.quantization.streams import Streams
+from core.quantization.trial import parameters
 
 Unit = dict[str, Tensor]
 
@@ -147,6 +149,7 @@ def quantize(
     device: torch.device,
     progress: Callable[[int, int, str], None] = lambda done, total, message: None,
     finished: Finished | None = None,
+    streams: Streams | None = None,
 ) -> Accounting:
     """Quantize a checkpoint.
 
@@ -160,6 +163,7 @@ def quantize(
         device: where to compute.
         progress: called with (layers done, layers in all, what comes next).
         finished: where layers are committed as they are done; those that are there are taken from it.
+        streams: carries hidden states along, for a recipe that goes by the quantized model's inputs.
 
     Raises:
         CheckpointError: a missing, unknown, mis-shaped or non-finite tensor; it is named.
@@ -168,18 +172,19 @@ def quantize(
     check_keys(source, layout, recipe)
     structure = layout.structure
     accounting = Accounting()
+    schemes = formats(structure, recipe)
     total = structure.layers + 1
 
     def hand_on(unit: Unit) -> None:
         accounting.written += len(unit)
         write(unit)
 
-    def read(layer: int) -> LayerResult | dict[str, Tensor]:
+    def read(layer: int) -> tuple[LayerResult | None, dict[str, Tensor]]:
         done = finished.load(layer) if finished else None
-        if done is not None:
-            return done
+        if done is not None and streams is None:
+            return done, {}
         names = [name for name in source.keys() if structure.layer_of(name) == layer]  # noqa: SIM118
-        return {name: source.get(name, finite=True) for name in names}
+        return done, {name: source.get(name, finite=True) for name in names}
 
     def commit(layer: int, result: LayerResult, fresh: bool) -> None:
         if finished and fresh:
@@ -189,14 +194,20 @@ def quantize(
     with WriteBehind() as behind:
         for layer, found in read_ahead(read, range(structure.layers)):
             progress(layer, total, f"layer {layer}")
-            fresh = not isinstance(found, LayerResult)
-            if isinstance(found, LayerResult):
-                result = found
-            else:
-                with torch.inference_mode():
-                    result = quantize_layer(structure, layer, found, recipe, find_inputs, tokens, device)
+            done, tensors = found
+            with torch.inference_mode():
+                if streams is not None:
+                    streams.enter(
+                        layer, _floats(streams, layer, tensors.items(), device), watched=done is None
+                    )
+                result = done or quantize_layer(
+                    structure, layer, tensors, recipe, find_inputs, tokens, device, streams
+                )
+                if streams is not None and layer + 1 < structure.layers:
+                    placed = {name: tensor.to(device) for name, tensor in result.tensors.items()}
+                    streams.leave(layer, _floats(streams, layer, parameters(placed, schemes), device))
             accounting.count(result)
-            behind(partial(commit, layer, result, fresh))
+            behind(partial(commit, layer, result, done is None))
     progress(structure.layers, total, "embeddings and head")
     outer = outer_formats(structure, recipe)
 
@@ -219,10 +230,10 @@ def quantize(
             accounting.passed += 1
         if name == f"{structure.embedding}.weight" and parted(source, structure, recipe):
             finish(structure.head, f"{structure.head}.weight", tensor)
-    done = accounting.quantized + accounting.folded + accounting.passed
-    if not accounting.read == done == len(source.entries):
+    known = accounting.quantized + accounting.folded + accounting.passed
+    if not accounting.read == known == len(source.entries):
         raise CheckpointError(
-            f"{source.place}: {len(source.entries)} tensors, but {accounting.read} read and {done} accounted for"
+            f"{source.place}: {len(source.entries)} tensors, but {accounting.read} read and {known} accounted for"
         )
     progress(total, total, "")
     return accounting
@@ -246,6 +257,13 @@ def round_in_pieces(module: str, weight: Tensor, scheme: Scheme, device: torch.d
     ]
     shape = {f"{module}.{SHAPE}": torch.tensor(weight.shape, dtype=torch.int64)}
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0] if key not in shape} | shape
+
+
+def _floats(
+    streams: Streams, layer: int, tensors: Iterable[tuple[str, Tensor]], device: torch.device
+) -> dict[str, Tensor]:
+    """A layer's parameters as streams take them."""
+    return {streams.below(layer, name): tensor.to(device).float() for name, tensor in tensors}
 
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:

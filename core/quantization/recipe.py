@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from core.errors import UsageError
 from core.files import sha256_text
 from core.quantization import widths
+from core.quantization.refine import Refine, read_refine
 from core.quantization.scheme import CHANNEL, NVFP4, Scheme
 from core.quantization.scheme import KINDS as FORMATS
 from core.quantization.tables import Tables
@@ -39,6 +40,8 @@ _WIDTHS = re.compile(r"(?ms)^\[widths\].*?(?=^\[|\Z)")
 _GROUP = re.compile(r"(?ms)^(\[format\].*?^\s*group\s*=\s*)(?:\d+|\"channel\")")
 
 ROLES = ("text", "vit", "answer", "noisy", "clean")
+LATENT = ("noisy", "clean")
+"""Those of the generation expert."""
 
 OUTER = ("head", "embedding", "time")
 """What a recipe may quantize outside the layers; ``time`` is a Lance's, other models have none."""
@@ -80,7 +83,13 @@ class GptqStep:
 
     damping: float = 0.01
     """What is added to the Hessian's diagonal, as a share of its mean."""
+    inputs: str = "original"
+    """Whose inputs it goes by: those of the ``original`` model, as they were recorded, or those of the ``quantized``
+    one, computed layer by layer, whose earlier errors each group then makes up for as well.
+    """
 
+
+INPUTS = ("original", "quantized")
 
 Step = ValuesStep | AwqStep | RangesStep | GptqStep
 
@@ -115,6 +124,8 @@ class Recipe:
     """Groups of linears that have another width than the format's."""
     mixed: Mixed | None = None
     """What the widths of all groups that ``widths`` leaves open are chosen from."""
+    refine: Refine | None = None
+    """What is learned once all layers are quantized."""
 
     def scheme_of(self, group: LinearGroup) -> Scheme:
         """The format of a group of linears.
@@ -132,8 +143,9 @@ class Recipe:
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether a step looks at activations."""
-        return self.mixed is not None or any(
+        """Whether a step looks at activations, or anything at the samples."""
+        later = (self.mixed, self.refine)
+        return any(part is not None for part in later) or any(
             not isinstance(step, RangesStep) or step.weighed for step in self.steps
         )
 
@@ -155,6 +167,11 @@ class Recipe:
     def gptq(self) -> GptqStep | None:
         """The step that compensates errors, if there is one."""
         return next((step for step in self.steps if isinstance(step, GptqStep)), None)
+
+    @property
+    def follows(self) -> bool:
+        """Whether each layer is fitted to what it sees once those before it are quantized."""
+        return self.gptq is not None and self.gptq.inputs == "quantized"
 
     @property
     def fingerprint(self) -> str:
@@ -195,6 +212,7 @@ class Recipe:
             "outer": {name: scheme.to_json() for name, scheme in self.outer.items()},
             "widths": {width.pattern: width.bits for width in self.widths},
             "mixed": None if self.mixed is None else dataclasses.asdict(self.mixed),
+            "refine": None if self.refine is None else dataclasses.asdict(self.refine),
             "steps": [{"kind": _kind(step)} | dataclasses.asdict(step) for step in self.steps],
             "calibration": {
                 "min_tokens": self.min_tokens,
@@ -238,9 +256,8 @@ class _Reader(Tables):
     """Turns a parsed recipe into data, naming file and key of whatever does not fit."""
 
     def recipe(self, content: dict[str, Any], text: str) -> Recipe:
-        top = self.table(
-            content, "", ("name", "summary", "format", *OUTER, "mixed", "widths", "calibration", "steps")
-        )
+        known = ("name", "summary", "format", *OUTER, "mixed", "widths", "calibration", "steps", "refine")
+        top = self.table(content, "", known)
         form = self.table(top.get("format"), "format", ("type", "bits", "group", "symmetric"))
         outer = {
             key: self.integers(self.table(top[key], key, ("bits", "group", "symmetric")), key)
@@ -278,6 +295,7 @@ class _Reader(Tables):
             outer=outer,
             widths=widths.read_widths(self, top.get("widths", {}), scheme),
             mixed=widths.read_mixed(self, top["mixed"], scheme) if "mixed" in top else None,
+            refine=read_refine(self, top["refine"], scheme) if "refine" in top else None,
         )
 
     def scheme(self, form: dict[str, Any]) -> Scheme:
@@ -335,7 +353,9 @@ class _Reader(Tables):
                 raise UsageError(
                     f"{self.path}: {key}.damping is {damping}, wanted more than 0 and less than 1"
                 )
-            return GptqStep(damping)
+            inputs = self.value(table, f"{key}.inputs", str, GptqStep.inputs)
+            self.known(f"{key}.inputs", (inputs,), INPUTS)
+            return GptqStep(damping, inputs)
         return RangesStep(self.value(table, f"{key}.weighed", bool, True))
 
     def awq(self, table: dict[str, Any], key: str) -> AwqStep:

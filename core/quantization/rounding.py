@@ -81,7 +81,12 @@ def round_blindly(weights: Sequence[Tensor], rounding: Rounding) -> Rounded:
 
 
 def round_best(
-    weights: Sequence[Tensor], inputs: Inputs, loss: BlockLoss, rounding: Rounding, gptq: GptqStep | None
+    weights: Sequence[Tensor],
+    inputs: Inputs,
+    loss: BlockLoss,
+    rounding: Rounding,
+    gptq: GptqStep | None,
+    curvature: Curvature | None = None,
 ) -> Rounded:
     """Round a group's weights in every way the recipe names and keep the one that loses least.
 
@@ -93,10 +98,11 @@ def round_best(
         loss: of the group's block.
         rounding: format and ranges.
         gptq: how to compensate errors, if at all.
+        curvature: what to compensate them by, if it is not that of the inputs' sample.
     """
     one = torch.ones_like(inputs.mean_abs)
     best: Rounded | None = None
-    for tried in _ways(weights, inputs, rounding, gptq):
+    for tried in _ways(weights, inputs, rounding, gptq, curvature):
         value = loss([part.dequantize().float() for part in tried.weights], one)
         if best is None or best.loss is None or value < best.loss:
             best = replace(tried, loss=value)
@@ -105,7 +111,11 @@ def round_best(
 
 
 def _ways(
-    weights: Sequence[Tensor], inputs: Inputs, rounding: Rounding, gptq: GptqStep | None
+    weights: Sequence[Tensor],
+    inputs: Inputs,
+    rounding: Rounding,
+    gptq: GptqStep | None,
+    curvature: Curvature | None,
 ) -> Iterator[Rounded]:
     stacked = torch.cat(list(weights))
     sizes = [len(weight) for weight in weights]
@@ -115,7 +125,8 @@ def _ways(
         grid = rounding.grid(stacked, inputs.mean_sq)
         yield Rounded(grid.encode(stacked).split(sizes), "ranges", None)
     if gptq is not None:
-        curvature = Curvature.of(inputs.sample, inputs.sample_weight, inputs.mean_sq)
+        if curvature is None:
+            curvature = Curvature.of(inputs.sample, inputs.sample_weight, inputs.mean_sq)
         found = compensate(stacked, curvature.hessian, grid, gptq.damping)
         parts = grid.encode(found.weight).split(sizes)
         yield Rounded(parts, "gptq", None, found.damping, curvature.shrinkage)

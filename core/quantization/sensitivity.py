@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,10 @@ from core.quantization.noise import pooled
 from core.quantization.pipeline import quantize
 from core.quantization.recipe import GptqStep, RangesStep, Recipe
 from core.quantization.rounding import Rounding
+from core.quantization.streams import Streams
 from core.quantization.trial import Trial, replaced
+
+Found = TypeVar("Found", bound=FindInputs)
 
 Told = Callable[[str], None]
 """Called with what comes next."""
@@ -82,7 +85,8 @@ def measure_steps(
     source: TensorSource,
     layout: Layout,
     recipe: Recipe,
-    find_inputs: Callable[[Recipe], FindInputs],
+    find_inputs: Callable[[Recipe], Found],
+    open_streams: Callable[[Recipe, Found], Streams | None],
     tokens: dict[str, int] | None,
     divergences: Sequence[Divergence],
     device: torch.device,
@@ -98,7 +102,9 @@ def measure_steps(
     for step, partial in stages(recipe):
         told(step)
         trial = Trial(model, layout.structure, formats(layout.structure, partial))
-        done = quantize(source, layout, partial, find_inputs(partial), tokens, trial.write, device)
+        inputs = find_inputs(partial)
+        streams = open_streams(partial, inputs)
+        done = quantize(source, layout, partial, inputs, tokens, trial.write, device, streams=streams)
         records = done.records
         found.append(StepResult(step, _scores(divergences)))
     return found, records

@@ -21,7 +21,7 @@ from core.files import sha256_text
 from core.quantization import sensitivity, sensitivity_samples
 from core.quantization import sensitivity_results as results
 from core.quantization.fit import check_rows
-from core.quantization.inputs import CalibrationInputs
+from core.quantization.inputs import CalibrationInputs, open_streams
 from core.quantization.request import Request, look_up
 from core.quantization.sensitivity import GroupResult
 from core.quantization.sensitivity_report import tables
@@ -110,6 +110,7 @@ def measure(
             layout,
             recipe,
             lambda partial: CalibrationInputs(folder, partial, request.thin, device),
+            lambda partial, inputs: open_streams(info.path, folder, partial, inputs, device),
             tokens,
             divergences,
             device,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,26 @@ def replaced(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
             parameter.data = kept[name]
 
 
+def parameters(unit: Mapping[str, Tensor], schemes: Mapping[str, Scheme]) -> Iterator[tuple[str, Tensor]]:
+    """The parameters, by full name, that a written unit stands for; what is packed as it runs.
+
+    Args:
+        unit: stored tensors.
+        schemes: format of every quantized module by name.
+    """
+    for key, tensor in unit.items():
+        module, _, leaf = key.rpartition(".")
+        if leaf == PACKED:
+            scale, zero, divisor = (unit.get(f"{module}.{part}") for part in (SCALE, ZERO, GLOBAL_SCALE))
+            assert scale is not None
+            yield (
+                f"{module}.weight",
+                QuantizedLinear(schemes[module], tensor, scale, zero, None, divisor).weight(),
+            )
+        elif leaf not in _PARTS:
+            yield key, tensor
+
+
 class Trial:
     """Takes the units that ``pipeline.quantize`` writes and puts them, dequantized, into a loaded plain model.
 
@@ -45,20 +65,9 @@ class Trial:
 
     def write(self, unit: Mapping[str, Tensor]) -> None:
         """Take one unit; what lies outside the layers and is not quantized stays as it is."""
-        for key, tensor in unit.items():
-            module, _, leaf = key.rpartition(".")
-            if leaf == PACKED:
-                self._set(f"{module}.weight", self._weight(module, unit))
-            elif leaf not in _PARTS and self._structure.layer_of(key) is not None:
-                self._set(key, tensor)
-
-    def _weight(self, module: str, unit: Mapping[str, Tensor]) -> Tensor:
-        parts: Sequence[Tensor | None] = [
-            unit.get(f"{module}.{leaf}") for leaf in (PACKED, SCALE, ZERO, GLOBAL_SCALE)
-        ]
-        packed, scale, zero, divisor = parts
-        assert packed is not None and scale is not None
-        return QuantizedLinear(self._schemes[module], packed, scale, zero, None, divisor).weight()
+        for name, tensor in parameters(unit, self._schemes):
+            if name.removesuffix(".weight") in self._schemes or self._structure.layer_of(name) is not None:
+                self._set(name, tensor)
 
     @torch.no_grad()
     def _set(self, name: str, tensor: Tensor) -> None:

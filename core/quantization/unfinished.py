@@ -24,7 +24,7 @@ from core.formats.safetensors_file import save_tensors
 from core.jobs.processes import take_lock
 from core.quantization.layer import LayerResult, LinearRecord
 
-_CODE = ("core/quantization", "core/formats", "kernels")
+_CODE = ("core/quantization", "core/refinement", "core/formats", "core/lance", "core/huggingface", "kernels")
 _ROOT = Path(__file__).parents[2]
 
 

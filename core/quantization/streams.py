@@ -1,0 +1,297 @@
+"""Hidden states of whole sequences, carried from layer to layer twice: through the model as it is and as it becomes.
+
+What a linear sees once the layers before it, and the linears before it in its own layer, are quantized is computed here
+from the sequences that a calibration keeps: one layer at a time, by the family's own module, with that layer's weights
+alone in memory. The unquantized stream says what a group of linears is to give, the quantized one what it has to make
+it from; the difference goes into the group's weights before they are rounded (``correction``), and the rows of the
+quantized stream join the recorded ones in the moments that GPTQ works with. Behind an o or a down projection the target
+is the residual stream itself, so that these make up for all that has gone wrong before them, not for their own inputs'
+errors alone.
+
+Nothing of it is stored: both streams follow from the sequences, the checkpoint and the finished layers, by the same
+operations whether a layer was just finished or taken from a job that was killed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from core.calibration.sequences import InputSequence, bucket_of
+from core.errors import CheckpointError
+from core.lance.roles import Role
+from core.quantization.correction import ErrorMoments, corrected
+from core.quantization.gptq import Curvature
+from core.quantization.groups import NORMS, Expert, LinearGroup, Structure
+from core.quantization.losses import Inputs
+
+Worth = Callable[[LinearGroup, Mapping[str, int]], dict[str, float]]
+"""From a group and the number of its tokens by bucket (``task/role``) to what each token of a bucket counts."""
+
+Weights = Mapping[str, Tensor]
+"""float32 parameters of one layer, by their names below it."""
+
+RESIDUAL = "residual"
+"""The residual stream behind the attention, which the norm before gate and up reads."""
+
+_READ_BY = {
+    "qkv": "self_attn.q_proj",
+    "o": "self_attn.o_proj",
+    "gate_up": "mlp.gate_proj",
+    "down": "mlp.down_proj",
+    RESIDUAL: NORMS["gate_up"],
+}
+"""The module whose input each of these is."""
+
+_ADDED = {"o": RESIDUAL, "down": "out"}
+"""What a group adds its output to."""
+
+Place = tuple[str, Expert]
+"""Something that is seen in a layer, and the expert whose tokens it is of."""
+
+
+class LayerRunner(Protocol):
+    """A family's decoder layer by itself (``core.lance.layer``, ``core.huggingface.layer``)."""
+
+    def module(self, layer: int) -> nn.Module:
+        """The layer on the meta device."""
+        ...
+
+    def run(self, layer: int, weights: Weights, x: Tensor, sequence: InputSequence) -> Tensor:
+        """What the layer makes of rows x [n, channels]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """What to round, in view of the layers before."""
+
+    weights: list[Tensor]
+    """float32 [N, K] each."""
+    share: float
+    """Of the change that was fitted, as much as held on sequences that it was not fitted to."""
+    curvature: Curvature
+
+
+class _Reached(Exception):  # noqa: N818 - no fault: nothing behind it is wanted
+    """All that was asked for has been seen."""
+
+
+class Streams:
+    """The two streams of one job. Layers are taken in order: ``enter``, ``correct`` for each group, ``leave``."""
+
+    def __init__(
+        self,
+        runner: LayerRunner,
+        structure: Structure,
+        sequences: Sequence[InputSequence],
+        worth: Worth,
+        device: torch.device,
+        damping: float,
+    ) -> None:
+        self._runner = runner
+        self._structure = structure
+        self._worth = worth
+        self._device = device
+        self._damping = damping
+        self._exact = [one.hidden.to(device).float() for one in sequences]
+        self._quantized = list(self._exact)
+        self._sequences = [_placed(one, device) for one in sequences]
+        self._seen: list[dict[Place, Tensor]] = []
+        """By sequence: what the unquantized layer's groups read, or add up to; on the host."""
+
+    @property
+    def exact(self) -> list[Tensor]:
+        """Hidden states float32 [n, channels] of each sequence before the next layer of the unquantized model."""
+        return self._exact
+
+    @property
+    def quantized(self) -> list[Tensor]:
+        """The same of the model whose layers so far are quantized."""
+        return self._quantized
+
+    def enter(self, layer: int, weights: Weights, *, watched: bool) -> None:
+        """Take the unquantized stream through a layer.
+
+        Args:
+            layer: its index.
+            weights: its parameters as the checkpoint has them.
+            watched: keep what its groups see, for ``correct``.
+
+        Raises:
+            CheckpointError: hidden states that are not finite.
+        """
+        experts = tuple(self._structure.experts) if watched else ()
+        watching = [(what, expert) for expert in experts for what in ("qkv", RESIDUAL, "gate_up", "out")]
+        self._seen = []
+        passed = []
+        for index, x in enumerate(self._exact):
+            found, out = self._run(layer, weights, x, index, watching)
+            passed.append(out)
+            self._seen.append({place: rows.cpu() for place, rows in found.items()})
+        self._exact = passed
+        self._check(passed, layer, "of the checkpoint")
+
+    def leave(self, layer: int, weights: Weights) -> None:
+        """Take the quantized stream through a layer that is finished, with the weights that are stored of it.
+
+        Raises:
+            CheckpointError: hidden states that are not finite.
+        """
+        passed = []
+        for index, x in enumerate(self._quantized):
+            passed.append(self._run(layer, weights, x, index, ())[1])
+        self._quantized = passed
+        self._check(passed, layer, "as quantized")
+
+    def correct(
+        self, group: LinearGroup, current: Weights, weights: Sequence[Tensor], scale: Tensor, inputs: Inputs
+    ) -> Corrected | None:
+        """What a group is to be rounded from; None where the sequences hold no token that counts.
+
+        Args:
+            group: of the layer that was entered and watched last.
+            current: the layer's parameters, folded, those before the group in the layer already rounded.
+            weights: the group's own, float32 [N, K] each.
+            scale: float32 [K], what the group's inputs were divided by in folding.
+            inputs: the recorded ones, folded.
+        """
+        worth = self._worth(group, self._counts(group.expert))
+        if not worth:
+            return None
+        stacked = torch.cat(list(weights))
+        outputs, channels = stacked.shape
+        halves = [ErrorMoments(outputs, channels, self._device) for _ in range(2)]
+        added = _ADDED.get(group.kind)
+        watching = [(what, group.expert) for what in (group.kind, added) if what is not None]
+        numbers: Counter[str] = Counter()
+        for index, sequence in enumerate(self._sequences):
+            counts = self._row_weights(index, group.expert, worth)
+            if not len(counts):
+                continue
+            # Two at a time: the branches of guidance are the same picture.
+            half = numbers[sequence.task] // 2 % 2
+            numbers[sequence.task] += 1
+            found = self._watch(group.layer, current, index, watching)
+            rows = found[group.kind, group.expert]
+            if added is None:
+                wanted = self._seen[index][group.kind, group.expert].to(self._device)
+                error = (wanted / scale - rows) @ stacked.t()
+            else:
+                wanted = self._seen[index][added, group.expert].to(self._device)
+                error = wanted - found[added, group.expert]
+            halves[half].add(rows, counts, error)
+        target, share, moments = corrected(stacked, halves, self._damping)
+        # Rows of both kinds count alike; the recorded ones are of more samples, the others of this model.
+        part = moments.count / (moments.count + len(inputs.sample))
+        moments.rescale(part)
+        moments.add(inputs.sample, inputs.sample_weight * (1 - part))
+        curvature = moments.curvature(inputs.mean_sq)
+        return Corrected(list(target.split([len(one) for one in weights])), share, curvature)
+
+    def _watch(
+        self, layer: int, weights: Weights, index: int, watching: Sequence[Place]
+    ) -> dict[Place, Tensor]:
+        """What is seen of a sequence of the quantized stream in a layer, run no further than it takes."""
+        return self._run(layer, weights, self._quantized[index], index, watching, enough=True)[0]
+
+    def _run(
+        self,
+        layer: int,
+        weights: Weights,
+        x: Tensor,
+        index: int,
+        watching: Sequence[Place],
+        *,
+        enough: bool = False,
+    ) -> tuple[dict[Place, Tensor], Tensor]:
+        """Take one sequence through a layer.
+
+        Args:
+            layer: its index.
+            weights: its parameters.
+            x: the sequence's hidden states [n, channels].
+            index: of the sequence.
+            watching: what is to be seen.
+            enough: what comes out is not wanted once all that is watched has been seen.
+
+        Returns:
+            What was seen, float32 [rows of the expert, *] each, and what came out (``x`` if it was not wanted).
+        """
+        module, found, handles = self._runner.module(layer), dict[Place, Tensor](), []
+        present = [expert for expert in self._structure.experts if bool(self._own(index, expert).any())]
+        places = [place for place in watching if place[1] in present]
+
+        def see(place: Place, rows: Tensor) -> None:
+            found[place] = rows.flatten(0, -2)
+            if enough and len(found) == len(places):
+                raise _Reached
+
+        for place in places:
+            if place[0] != "out":
+                path = self._structure.module(layer, _READ_BY[place[0]], place[1])
+                watched = module.get_submodule(self.below(layer, path))
+                hook = partial(lambda place, module, given: see(place, given[0]), place)
+                handles.append(watched.register_forward_pre_hook(hook))
+        try:
+            x = self._runner.run(layer, weights, x, self._sequences[index])
+            for what, expert in places:
+                if what == "out":
+                    found[what, expert] = x[self._own(index, expert)]
+        except _Reached:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found, x
+
+    def below(self, layer: int, name: str) -> str:
+        """A full name of a tensor or module of a layer as it is called below the layer."""
+        return name.removeprefix(f"{self._structure.prefix}{layer}.")
+
+    def _own(self, index: int, expert: Expert) -> Tensor:
+        """Which tokens of a sequence an expert takes: bool [n]."""
+        sequence = self._sequences[index]
+        if len(self._structure.experts) == 1:
+            return torch.ones_like(sequence.roles, dtype=torch.bool)
+        return sequence.is_gen if expert == "gen" else ~sequence.is_gen
+
+    def _counts(self, expert: Expert) -> dict[str, int]:
+        """An expert's tokens by bucket."""
+        found: Counter[str] = Counter()
+        for index, sequence in enumerate(self._sequences):
+            for role in sequence.roles[self._own(index, expert)].tolist():
+                found[bucket_of(sequence.task, role)] += 1
+        return found
+
+    def _row_weights(self, index: int, expert: Expert, worth: Mapping[str, float]) -> Tensor:
+        """What each of an expert's tokens of a sequence counts, float32 [rows]."""
+        sequence = self._sequences[index]
+        table = [worth.get(bucket_of(sequence.task, role), 0.0) for role in Role]
+        return torch.tensor(table, device=self._device)[sequence.roles[self._own(index, expert)].long()]
+
+    def _check(self, passed: Sequence[Tensor], layer: int, which: str) -> None:
+        for index, x in enumerate(passed):
+            if not bool(x.isfinite().all()):
+                raise CheckpointError(
+                    f"layer {layer} {which}: the hidden states of sequence {index} ({self._sequences[index].task}) "
+                    "become NaN or infinite; check the checkpoint with `checkpoints verify`, or calibrate again"
+                )
+
+
+def _placed(sequence: InputSequence, device: torch.device) -> InputSequence:
+    """A sequence on a device, without the hidden states it begins with."""
+    return InputSequence(
+        sequence.task,
+        sequence.hidden[:0],
+        sequence.cos.to(device),
+        sequence.sin.to(device),
+        sequence.visible.to(device),
+        sequence.roles.to(device),
+    )
