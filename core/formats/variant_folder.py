@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from core.checkpoints.describe import CONFIG_FILE, HF_CONFIG_FILE, OWN_FILE, family_of
 from core.checkpoints.source import INDEX_FILE
-from core.files import disk_errors, sha256_file
+from core.errors import CheckpointError
+from core.files import disk_errors, replacing, sha256_file
 from core.formats.safetensors_file import save_tensors
 
 MAX_SHARD_BYTES = 1_000_000_000
@@ -76,6 +79,38 @@ class ShardWriter:
         return Written(self._size, files)
 
 
+def replace_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Put other values (same shapes and dtypes) into the shards of a variant that nobody reads yet.
+
+    Returns:
+        SHA-256 of each shard that was written again, by its name.
+
+    Raises:
+        CheckpointError: no shard has one of the tensors, or has it in another shape or dtype.
+        WorkbenchError: the disk is full, or the folder cannot be written.
+    """
+    written: dict[str, str] = {}
+    left = dict(tensors)
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            own = {name: left.pop(name) for name in file.keys() if name in left}  # noqa: SIM118 - not a dict
+        if not own:
+            continue
+        held = load_file(path)
+        for name, tensor in own.items():
+            if (tensor.shape, tensor.dtype) != (held[name].shape, held[name].dtype):
+                raise CheckpointError(
+                    f"{path}: {name} is {held[name].dtype} {list(held[name].shape)}, not {tensor.dtype} "
+                    f"{list(tensor.shape)}"
+                )
+        with replacing(path) as partial:
+            save_tensors(held | own, partial)
+        written[path.name] = sha256_file(path)
+    if left:
+        raise CheckpointError(f"{folder}: has no {next(iter(left))}")
+    return written
+
+
 def write_companions(
     folder: Path,
     source: Path,
@@ -108,9 +143,15 @@ def write_companions(
         for key in {"dtype", "torch_dtype"} & config.keys():
             merged[key] = "bfloat16"
         _write_json(folder / HF_CONFIG_FILE, merged)
-        _write_json(folder / OWN_FILE, provenance)
+        write_record(folder, provenance)
         (folder / "recipe.toml").write_text(recipe_text, encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def write_record(folder: Path, provenance: dict[str, Any]) -> None:
+    """Write a variant's ``lance_workbench.json``."""
+    with disk_errors(folder):
+        _write_json(folder / OWN_FILE, provenance)
 
 
 def _write_json(path: Path, body: dict[str, Any]) -> None:

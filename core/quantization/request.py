@@ -20,6 +20,7 @@ from core.quantization.fit import check_calibration, check_origin, check_source
 from core.quantization.pipeline import Plan, plan
 from core.quantization.recipe import Recipe
 from core.quantization.scheme import Scheme
+from core.refinement.samples import Drawn, draw_again
 from core.runtime.device import pick_device
 from core.store import Store
 
@@ -38,6 +39,8 @@ class Request:
     output: Path
     name: str
     device: torch.device
+    drawn: Drawn | None = None
+    """The calibration's samples, if the recipe refines by them."""
 
     @property
     def schemes(self) -> dict[str, Scheme]:
@@ -93,4 +96,5 @@ def look_up(spec: dict[str, Any], store: Store) -> Request:
         output=Path(output).expanduser().resolve() if output else store.data_dir / "variants" / name,
         name=name,
         device=pick_device(str(spec.get("device") or "auto")),
+        drawn=draw_again(calibration[1], info, store) if calibration and recipe.refine else None,
     )
