@@ -90,6 +90,7 @@ class WorkbenchApp(App[None]):
         super().__init__(driver_class=driver)
         self.store = store
         self.first_frame = first_frame
+        self.painted = asyncio.Event()
         self.animation_level = "none"
         # Messages have a line of their own and nothing has a tooltip: no need to make their widgets for every screen.
         self._disable_tooltips = self._disable_notifications = True
@@ -111,7 +112,13 @@ class WorkbenchApp(App[None]):
     def on_mount(self) -> None:
         self.add_mode(self.DEFAULT_MODE, partial(_area, self.DEFAULT_MODE))
         self._poll_later()
-        self.call_after_refresh(_resume_gc)
+        self.call_after_refresh(self._has_painted)
+
+    def _has_painted(self) -> None:
+        # Collections are off until now: what start-up allocates lives as long as the app.
+        gc.freeze()
+        gc.enable()
+        self.painted.set()
 
     def _poll_later(self) -> None:
         self.set_timer(POLL_BUSY_S if self.active_jobs else POLL_IDLE_S, self._poll)
@@ -247,9 +254,3 @@ class WorkbenchApp(App[None]):
         count = count_unfinished(self.store)
         left = "" if not count else f"{count} job{'s keep' if count > 1 else ' keeps'} running"
         self.exit(message=left or None)
-
-
-def _resume_gc() -> None:
-    """Collections are off until the first paint: what start-up allocates lives as long as the app."""
-    gc.freeze()
-    gc.enable()

@@ -122,6 +122,9 @@ def test_keys_pressed_during_the_first_frame_reach_the_app(database: Path) -> No
     terminal = Terminal(database)
     before = termios.tcgetattr(terminal.fd)
     terminal.wait_for(b"lance-workbench")
+    assert b"run 5 " in terminal.sent
+    os.write(terminal.fd, b"jj")
+    terminal.wait_for(b"run 3 ")
     os.write(terminal.fd, b"q")
     assert terminal.exit_code() == 0
     assert termios.tcgetattr(terminal.fd)[3] == before[3]
