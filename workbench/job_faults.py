@@ -214,8 +214,8 @@ class _Checks:
 
     def made_for(self, info: CheckpointInfo, task: str) -> None:
         """Check that a Lance was made for a task of Lance's."""
+        from core.lance.position_table import check_checkpoint
         from core.lance.prompts import TASKS
-        from core.lance.requests import check_checkpoint
 
         if task in TASKS:
             check_checkpoint(info.path, task)

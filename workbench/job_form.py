@@ -71,7 +71,7 @@ class Subject:
     def tasks(self) -> list[str]:
         """The tasks of Lance's that it was made for."""
         from core.evaluation.samples import TASKS, TEXT
-        from core.lance.requests import check_checkpoint
+        from core.lance.position_table import check_checkpoint
 
         found = []
         for task in TASKS:
@@ -147,8 +147,7 @@ def _of_lance(about: Subject | None) -> list[Field]:
 
     tasks = list(samples.TASKS) if about is None else about.tasks()
     usual = " ".join(samples.DEFAULT_TASKS)
-    known = suites.names()
-    own = [suite for suite in known if about is None or suites.load(suite).task in tasks]
+    own = [suite for suite, task in suites.tasks().items() if task in tasks]
     default = "demo-x2t" if "demo-x2t" in own else "".join(own[:1])
     both = " ".join(suites.DEFAULT_SUITES)
     return [

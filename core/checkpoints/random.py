@@ -34,7 +34,7 @@ from core.files import check_room, replacing_folder, write_text
 from core.lance.config import MAX_LATENT_FRAMES, MAX_LATENT_SIDE, LanceConfig
 from core.lance.latents import latent_position_rows
 from core.lance.loading import VISION_PREFIX, empty_lance
-from core.lance.requests import POSITION_TABLE
+from core.lance.position_table import POSITION_TABLE
 from core.lance.vae import build_autoencoder, wan_name
 
 MODEL_FOLDER = "Lance_Random"

@@ -13,7 +13,7 @@ from core.evaluation.footprint import check_fit, footprint
 from core.evaluation.samples import TEXT, Sample, Settings
 from core.lance.buckets import check_frames
 from core.lance.loading import load_tokenizer
-from core.lance.requests import check_checkpoint
+from core.lance.position_table import check_checkpoint
 
 
 def check_task(folder: Path, task: str, settings: Settings) -> None:

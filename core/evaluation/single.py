@@ -17,11 +17,11 @@ from core.evaluation.visuals import ClipFile, PictureFile
 from core.lance import tasks
 from core.lance.generation import MAX_NEW_TOKENS, Answer
 from core.lance.loading import Pipeline
+from core.lance.position_table import check_checkpoint
 from core.lance.preprocess import read_image
 from core.lance.prompts import UNDERSTANDING_TASKS
 from core.lance.requests import (
     Request,
-    check_checkpoint,
     check_inputs,
     target_frames,
 )

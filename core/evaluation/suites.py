@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from core.demo import SUITES
@@ -18,6 +19,13 @@ DEFAULT_SUITES = ("demo-t2i", "demo-x2t")
 def names() -> list[str]:
     """The names of the suites of Lance's tasks that come with the workbench; ``PROSE`` is the other one."""
     return sorted(path.stem for path in SUITES.glob("*.json"))
+
+
+def tasks() -> dict[str, str]:
+    """By name, the task of each of ``names``."""
+    return {
+        name: json.loads((SUITES / f"{name}.json").read_text(encoding="utf-8"))["task"] for name in names()
+    }
 
 
 def load(name: str, limit: int | None = None, task: str | None = None) -> Suite:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
-from core.checkpoints.describe import own_record
-from core.checkpoints.source import TensorSource
-from core.errors import CheckpointError, UsageError
+from core.errors import UsageError
 from core.lance.buckets import NUM_FRAMES, VIT_SIDE, check_frames, check_shape
-from core.lance.config import MAX_LATENT_SIDE, TEMPORAL_STRIDE
-from core.lance.prompts import TASKS, UNDERSTANDING_TASKS, VIDEO_TASKS, Prompt
+from core.lance.config import TEMPORAL_STRIDE
+from core.lance.prompts import TASKS, UNDERSTANDING_TASKS, Prompt
 from core.lance.video import Clip
-
-POSITION_TABLE = "latent_pos_embed.pos_embed"
 
 Visual = Image.Image | Clip
 
@@ -128,30 +123,3 @@ def target_frames(task: str, num_frames: int | None, source_frames: int = 1) -> 
     if task in ("t2v", "i2v"):
         return TEMPORAL_STRIDE * (((num_frames or NUM_FRAMES) - 1) // TEMPORAL_STRIDE) + 1
     return source_frames
-
-
-def table_frames(folder: Path) -> int | None:
-    """Latent frames of the position table a checkpoint was released with: 1 for images, 31 for video.
-
-    A variant has the table of the checkpoint it was made from. None where neither stores one.
-    """
-    source = TensorSource.open(folder)
-    if POSITION_TABLE in source:
-        return source.shape(POSITION_TABLE)[0] // MAX_LATENT_SIDE**2
-    origin = own_record(folder).get("source_path")
-    if origin and Path(origin).is_dir() and Path(origin).resolve() != folder.resolve():
-        return table_frames(Path(origin))
-    return None
-
-
-def check_checkpoint(folder: Path, task: str) -> None:
-    """Check that the checkpoint or variant in ``folder`` was made for ``task``; reads headers only.
-
-    Raises:
-        CheckpointError: a video task for a checkpoint whose position table has a single frame.
-    """
-    if task in VIDEO_TASKS and table_frames(folder) == 1:
-        raise CheckpointError(
-            f"{folder}: an image checkpoint ({POSITION_TABLE} has one frame) cannot do {task}; "
-            "use the video checkpoint, for example Lance_3B_Video"
-        )

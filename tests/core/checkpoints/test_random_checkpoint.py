@@ -22,7 +22,8 @@ from core.checkpoints.verify import verify
 from core.errors import UsageError, WorkbenchError
 from core.lance import tasks
 from core.lance.loading import load_lance
-from core.lance.requests import Request, table_frames
+from core.lance.position_table import table_frames
+from core.lance.requests import Request
 from core.lance.sampler import Sampling
 from core.lance.vae import diffusers_name, wan_name
 

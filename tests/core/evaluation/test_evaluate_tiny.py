@@ -18,7 +18,7 @@ from core.errors import Cancelled, CheckpointError, DataError, UsageError, Workb
 from core.evaluation import comparison, job, report
 from core.evaluation.image_scores import PSNR_CEILING
 from core.lance.generation import Understanding
-from core.lance.requests import POSITION_TABLE
+from core.lance.position_table import POSITION_TABLE
 from core.quantization import job as quantize_job
 from core.store import Store, manifest
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from core.errors import CheckpointError, DataError, UsageError
 from core.lance import tasks
-from core.lance.requests import POSITION_TABLE, Request, check_checkpoint, table_frames
+from core.lance.position_table import POSITION_TABLE, check_checkpoint, table_frames
+from core.lance.requests import Request
 from core.lance.sampler import Sampling
 from core.lance.video import Clip
 
