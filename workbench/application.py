@@ -91,6 +91,7 @@ class WorkbenchApp(App[None]):
         self.store = store
         self.first_frame = first_frame
         self.painted = asyncio.Event()
+        self._growing = contextlib.ExitStack()
         self.animation_level = "none"
         # Messages have a line of their own and nothing has a tooltip: no need to make their widgets for every screen.
         self._disable_tooltips = self._disable_notifications = True
@@ -100,6 +101,8 @@ class WorkbenchApp(App[None]):
     # --- life ---------------------------------------------------------------------------------------------------
 
     def get_default_screen(self) -> Screen[Any]:
+        # Painted once, when all of it is there, and not as it grows.
+        self._growing.enter_context(self.batch_update())
         return _area(self.DEFAULT_MODE)
 
     def on_load(self) -> None:
@@ -112,6 +115,11 @@ class WorkbenchApp(App[None]):
     def on_mount(self) -> None:
         self.add_mode(self.DEFAULT_MODE, partial(_area, self.DEFAULT_MODE))
         self._poll_later()
+        self.call_after_refresh(self._is_whole)
+
+    def _is_whole(self) -> None:
+        self._growing.close()
+        self.screen.refresh()
         self.call_after_refresh(self._has_painted)
 
     def _has_painted(self) -> None:
