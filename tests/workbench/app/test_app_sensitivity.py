@@ -187,3 +187,13 @@ def test_the_command_lists_results(measured: Path, capsys: Any) -> None:
     listed = json.loads(capsys.readouterr().out)
     assert [row["recipe"] for row in listed] == ["int4-awq", "int4-minmax", "int4-awq"]
     assert [row["kl"] for row in listed] == [0.0031, None, 0.0031]
+
+
+def test_the_command_writes_a_result_in_the_format_of_the_files_name(measured: Path, capsys: Any) -> None:
+    name = "lance-mini_int4-awq-g64-11111111"
+    for ending in ("md", "json"):
+        out = measured.parent / f"result.{ending}"
+        assert run_command(["--db", str(measured), "variants", "sensitivities", name, "--out", str(out)]) == 0
+        assert f"{out} written" in capsys.readouterr().err
+    assert (measured.parent / "result.md").read_text().startswith("# Sensitivity of lance-mini to int4-awq")
+    assert json.loads((measured.parent / "result.json").read_text())["name"] == name
