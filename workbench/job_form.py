@@ -100,8 +100,10 @@ def chosen(store: Store, subject: str | None) -> str:
     """The checkpoint or variant that a form opened on ``subject`` is about: the embedded one where it is not known."""
     from core.demo import NAME
 
-    known = subject is not None and (subject == NAME or store.checkpoint(subject) is not None)
-    return str(subject) if known else NAME
+    known = {row["path"]: row["name"] for row in store.checkpoints()}
+    # A job that was started by a command may name its checkpoint by its folder.
+    name = known.get(subject, subject)
+    return str(name) if name in known.values() else NAME
 
 
 def fields(store: Store, name: str, about: Subject | None) -> list[Field]:

@@ -8,7 +8,7 @@ from pathlib import Path
 def absolute(name: str) -> str:
     """A path by its absolute path; a name of something else stays as it is."""
     path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name
+    return str(path.resolve()) if name and path.exists() else name
 
 
 def absolute_suite(name: str) -> str:

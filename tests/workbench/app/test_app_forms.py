@@ -162,3 +162,31 @@ def test_a_sensitivity_is_asked_for_as_on_the_command_line(database: Path) -> No
                  "suites": [], "limit": 4, "device": "cpu"},
             )
         ]  # fmt: skip
+
+
+def test_the_form_is_about_what_is_under_the_cursor(database: Path, causal_lm: Path) -> None:
+    register(database, causal_lm)
+    with Store.open(database) as store:
+        for subject, name in (
+            ("small-llama", "small-llama"),
+            (str(causal_lm), "small-llama"),
+            ("gone", "lance-demo"),
+        ):
+            assert job_form.chosen(store, subject) == name
+        assert job_form.chosen(store, None) == "lance-demo"
+
+
+def test_paths_are_made_absolute_and_nothing_stays_nothing(database: Path, causal_lm: Path) -> None:
+    (database.parent / "own.toml").write_text("")
+    (database.parent / "words.txt").write_text("Words.")
+    values = {"kind": "quantize", "checkpoint": str(causal_lm), "recipe": "own.toml", "group": "", "calibration": "",
+              "device": "cpu"}  # fmt: skip
+    with Store.open(database) as store:
+        ((_, quantize),) = job_form.specs(store, values)
+        wanted = {"kind": "evaluate", "checkpoint": str(causal_lm), "suites": "text text:words.txt", "limit": "",
+                  "device": "cpu"}  # fmt: skip
+        ((_, evaluate),) = job_form.specs(store, wanted)
+    own = str(database.parent.resolve() / "own.toml")
+    assert (quantize["recipe"], quantize["calibration"], quantize["group"]) == (own, None, None)
+    assert evaluate["suites"] == ["text", f"text:{database.parent.resolve() / 'words.txt'}"]
+    assert (evaluate["limit"], evaluate["baseline"]) == (None, "auto")
