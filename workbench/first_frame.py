@@ -33,9 +33,6 @@ ENTER = "\x1b[?1049h"
 HIDE_CURSOR = "\x1b[?25l"
 LEAVE = "\x1b[?25h\x1b[?1049l"
 
-FIRST_SHARE = 0.42
-"""The share of the width that the first column takes at most."""
-
 
 def lines(store: Store, width: int, height: int) -> list[Segments]:
     """The first screen: ``height`` lines of ``width`` cells.
@@ -45,7 +42,7 @@ def lines(store: Store, width: int, height: int) -> list[Segments]:
     """
     source = RunSource(store, SCOPE)
     body = max(0, height - CHROME)
-    sheet = Sheet(source, RUN_COLUMNS, empty=EMPTY, first_share=FIRST_SHARE)
+    sheet = Sheet(source, RUN_COLUMNS, empty=EMPTY)
     sheet.page = max(1, body - 1)
     sheet.read()
     if sheet.total <= SURVEY_ASIDE:

@@ -22,6 +22,8 @@ Segments = list[Segment]
 
 GUTTER = 2
 GAP = 2
+FIRST_SHARE = 0.42
+"""The share of the width that the first column takes at most."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ class Source(Protocol):
 class Sheet:
     """Rows under a heading; the first column stays while the others move sideways. Holds the rows on screen only."""
 
-    def __init__(self, source: Source, columns: Sequence[Column], *, empty: str, first_share: float) -> None:
+    def __init__(
+        self, source: Source, columns: Sequence[Column], *, empty: str = "", first_share: float = FIRST_SHARE
+    ) -> None:
         self.source = source
         self.columns = list(columns)
         self.empty = empty

@@ -11,7 +11,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from workbench.sheet import Column, Row, Sheet, Source
+from workbench.sheet import FIRST_SHARE, Column, Row, Sheet, Source
 
 
 class Table(Sheet, Widget, can_focus=True):
@@ -38,7 +38,7 @@ class Table(Sheet, Widget, can_focus=True):
         """Enter was pressed, or the row clicked a second time."""
 
     def __init__(
-        self, source: Source, columns: Sequence[Column], *, empty: str = "", first_share: float = 0.42
+        self, source: Source, columns: Sequence[Column], *, empty: str = "", first_share: float = FIRST_SHARE
     ) -> None:
         Widget.__init__(self)
         Sheet.__init__(self, source, columns, empty=empty, first_share=first_share)
