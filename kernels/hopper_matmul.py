@@ -78,7 +78,8 @@ def _produce(
     phase = early // STAGES
     for item in range(gl.program_id(0), items, gl.num_programs(0)):
         tile_n, tile_m, begin, end = _place(item, tiles_m, steps, share, splits)
-        for step in range(begin + early, end):
+        done = gl.where(item == gl.program_id(0), early, 0)
+        for step in range(begin + done, end):
             mbarrier.wait(free.index(slot), phase ^ 1)
             bar = ready.index(slot)
             mbarrier.expect(bar, SIZE)
@@ -90,7 +91,6 @@ def _produce(
             if slot == STAGES:
                 slot = 0
                 phase ^= 1
-        early = 0
 
 
 @gluon.jit

@@ -1,14 +1,6 @@
-"""Run a configuration for the first time where it can do no harm: in a process of its own, for a limited time.
-
-What is timed afterwards, and written down as the fastest, has computed the right numbers and come to an end.
-"""
+"""Run a configuration for the first time, on a small weight: whether it comes to an end with the right numbers."""
 
 from __future__ import annotations
-
-import multiprocessing
-import time
-from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import torch
 
@@ -16,37 +8,11 @@ from kernels.config import Config
 from kernels.launch import launch
 from kernels.timing import random_rows, random_tiles
 
-Job = TypeVar("Job")
-
 LARGEST_ERROR = 8e-3
 """Of a result in bfloat16, relative in norm."""
 
 MULTIPROCESSORS = 160
 """More than a device has, of today's: a kernel whose programs take tiles in turn is tried with as many tiles."""
-
-
-def failures(
-    function: Callable[[Job], str | None], jobs: Sequence[Job], workers: int, seconds: float
-) -> dict[Job, str]:
-    """What ``function`` finds wrong with each of ``jobs``, in ``workers`` processes; the others are left out.
-
-    A job that raises or whose process has not answered ``seconds`` after the start has failed as well; processes
-    that still run then are ended.
-    """
-    found: dict[Job, str] = {}
-    deadline = time.monotonic() + seconds
-    with multiprocessing.get_context("spawn").Pool(max(1, min(workers, len(jobs)))) as pool:
-        answers = [(job, pool.apply_async(function, (job,))) for job in jobs]
-        for job, answer in answers:
-            try:
-                wrong = answer.get(max(0.0, deadline - time.monotonic()))
-            except multiprocessing.TimeoutError:
-                wrong = f"no end within {seconds:.0f} s"
-            except Exception as error:
-                wrong = str(error).splitlines()[0] if str(error) else type(error).__name__
-            if wrong is not None:
-                found[job] = wrong
-    return found
 
 
 def attempt(job: tuple[str, Config, bool, bool]) -> str | None:

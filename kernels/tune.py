@@ -20,9 +20,10 @@ from torch import Tensor
 from kernels.config import Config, Entry, read_tuned, tuned_file, tuned_text
 from kernels.hopper import candidates as hopper_candidates
 from kernels.launch import launch, overlaps
+from kernels.processes import failures
 from kernels.tiles import BLOCK
 from kernels.timing import ROWS, SHAPES, compare, copies_of, microseconds, random_rows, random_tiles
-from kernels.trial import attempt, failures
+from kernels.trial import attempt
 
 # Rows of a tile of activations to (rows of weight, blocks, warps, stages); what does not fit the device's shared
 # memory fails to compile and drops out.
@@ -47,8 +48,15 @@ SPLITS = (1, 2, 3, 4, 6, 8)
 FINALISTS = 4
 """Configurations of a case that are timed a second time, beside each other and with more or less asked for ahead."""
 
-AHEAD_BYTES = 12 * 2**20
-"""Weights that all programs together ask for ahead, about: a quarter of an H100's L2 cache."""
+AHEAD_BYTES = 2 * 2**20
+"""Weights that all programs together ask for ahead, about. Behind a kernel that itself waits for memory, as down comes
+behind gate and up in a layer, more takes away from it what is gained.
+"""
+
+PATIENCE = 45.0
+"""Seconds without a result after which what is still being tried is taken to hang: several times what compiling
+takes.
+"""
 
 
 def kinds(m: int) -> Iterator[Config]:
@@ -128,7 +136,7 @@ def try_all(formats: list[str], cases: list[Case]) -> dict[tuple[str, Config, bo
     }
     jobs = [(format, *what) for format in formats for what in wanted]  # noqa: A001
     workers = os.cpu_count() or 1
-    return failures(attempt, jobs, workers, 60 + 20 * len(jobs) / workers)
+    return failures(attempt, jobs, workers, PATIENCE)
 
 
 def _can_gate(config: Config) -> bool:

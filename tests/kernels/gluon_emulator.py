@@ -160,6 +160,12 @@ def _decode_half(format: int) -> Callable[..., list[Tensor]]:  # noqa: A002
     return decode_half
 
 
+def source() -> str:
+    """The kernel's functions as they are written."""
+    text = Path(str(module.__file__)).read_text()
+    return text[text.index("# Triton 3.9 knows these") :]
+
+
 class Emulator:
     """One program of a launch, its two kinds of warps as two threads."""
 
@@ -197,9 +203,7 @@ class Emulator:
             "mbarrier": mbarrier, "tma": tma, "fence_async_shared": lambda: None, "INT4": 0,
             "warpgroup_mma": self.multiply, "warpgroup_mma_wait": self.finish, "decode_half": _decode_half(format),
         }  # fmt: skip
-        source = Path(str(module.__file__)).read_text()
-        body = source[source.index("# Triton 3.9 knows these") :]
-        exec(compile(body, str(module.__file__), "exec"), self.names)
+        exec(compile(source(), str(module.__file__), "exec"), self.names)
 
     def allocate(self, dtype: Any, shape: list[int], layout: Any) -> Any:
         if layout == "barrier":

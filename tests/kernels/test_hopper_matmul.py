@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import ast
+
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="needs the extra 'triton'")
 
-from gluon_emulator import run
+from gluon_emulator import run, source
 
 from kernels.samples import exact, int4, nvfp4, relative_error
 from kernels.tiles import tile
@@ -32,3 +34,25 @@ def test_tiles_in_turn_give_the_whole_product(
     found = run(x, tiled, bias, 8, 16, stages, splits, programs)
     assert relative_error(found, exact(x, weight, bias)) < 1e-5
     assert not tiled.tickets.any()
+
+
+def test_no_loop_carries_a_variable_that_triton_would_take_for_a_constant() -> None:
+    """A loop's variables are found by running its body once: one that is only set to another's value, or to a number,
+    is then what it was before the loop. The compiled kernel would wait for ever; the emulator does not.
+    """
+    checked = 0
+    for function in (node for node in ast.parse(source()).body if isinstance(node, ast.FunctionDef)):
+        for loop in (node for node in ast.walk(function) if isinstance(node, ast.For)):
+            within = set(ast.walk(loop))
+            before = {
+                node.id
+                for node in ast.walk(function)
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node not in within
+            }
+            for statement in (node for node in loop.body if isinstance(node, ast.Assign)):
+                carried = isinstance(statement.targets[0], ast.Name) and statement.targets[0].id in before
+                assert not (carried and isinstance(statement.value, ast.Name | ast.Constant)), (
+                    f"{function.name}: {ast.unparse(statement)}"
+                )
+                checked += carried
+    assert checked
