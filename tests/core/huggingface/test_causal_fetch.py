@@ -31,8 +31,9 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    # transformers looks at huggingface_hub when it is imported: that comes first.
+    tiny_decoders.write(tmp_path / "hub" / "remote", "qwen2", shards="60KB")
     made = Hub(tmp_path / "hub", monkeypatch)
-    tiny_decoders.write(made.remote, "qwen2", shards="60KB")
     made.add("README.md", "pytorch_model.bin", "onnx/model.onnx", "consolidated.safetensors")
     return made
 
