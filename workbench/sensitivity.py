@@ -12,7 +12,7 @@ from typing import Any
 from rich.style import Style
 
 from core.quantization import sensitivity_results as results
-from core.quantization.sensitivity_report import SCORES, shares
+from core.quantization.sensitivity_report import SCORES, samples, shares
 from core.store.columns import duration
 from workbench import look
 from workbench.cells import number, with_error
@@ -230,10 +230,8 @@ def _level(value: float, least: float, most: float) -> str:
 
 def described(found: Result, file: Path) -> str:
     """Where a result comes from, in words; its file tells when (UTC, as runs do)."""
-    measured = found["measured_on"]
-    where = f"samples of {', '.join(measured['suites'])}" if measured["suites"] else "drawn samples"
     parts = [
-        f"{measured['samples']} {where}",
+        samples(found),
         f"calibration {found['calibration']}",
         f"{found['device']} {found['dtype']}",
         duration(found["seconds"]),

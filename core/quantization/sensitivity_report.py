@@ -69,13 +69,18 @@ def shares(groups: Sequence[Mapping[str, Any]]) -> list[float]:
     ]
 
 
+def samples(found: Mapping[str, Any]) -> str:
+    """What a result was measured on: ``25 drawn samples``, ``24 samples of text``."""
+    measured = found["measured_on"]
+    where = f"samples of {', '.join(measured['suites'])}" if measured["suites"] else "drawn samples"
+    return f"{measured['samples']} {where}"
+
+
 def markdown(found: Mapping[str, Any]) -> str:
     """The whole result as a document."""
-    measured = found["measured_on"]
-    where = ", ".join(measured["suites"]) or "drawn samples"
     parts = [
         f"# Sensitivity of {found['checkpoint']} to {found['recipe']}\n",
-        f"{measured['samples']} samples of {where}, {found['device']}, {found['dtype']}; calibration "
+        f"{samples(found)}, {found['device']}, {found['dtype']}; calibration "
         f"{found['calibration']}. KL in nats a token and relative error of velocities, with standard errors over "
         "samples; SQNR in dB.\n",
     ]
