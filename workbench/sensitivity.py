@@ -14,6 +14,7 @@ from rich.style import Style
 from core.quantization import sensitivity_results as results
 from core.quantization.sensitivity_report import SCORES, samples, shares
 from core.store.columns import duration
+from core.store.columns import number as written
 from workbench import look
 from workbench.cells import number, with_error
 from workbench.figures import LEVELS
@@ -125,8 +126,15 @@ _WEIGHTS, _OUTPUTS = _ratio("weight_sqnr", "weights dB"), _ratio("output_sqnr", 
 
 
 def _score(score: str) -> Column:
-    cell: Callable[[Row], str] = lambda row: with_error(row[score], row[f"{score}_se"], 4, SCORE)  # noqa: E731
+    cell: Callable[[Row], str] = lambda row: _scored(row[score], row[f"{score}_se"])  # noqa: E731
     return Column(score, SCORES[score], SCORE, cell, best="min")
+
+
+def _scored(value: float | None, error: float | None) -> str:
+    """A mean with its standard error; of a single sample there is none, and small values keep their digits."""
+    if value is None or error is not None:
+        return with_error(value, error, 4, SCORE)
+    return written(value, 4, value).rjust(SCORE - 8).ljust(SCORE)
 
 
 def _layers(layers: Sequence[Mapping[str, Any]]) -> Section:
@@ -195,7 +203,7 @@ def overview(found: Result, width: int) -> list[list[Part]]:
             for score in known:
                 value = step["scores"].get(score)
                 least = min(s["scores"][score] for s in steps if s["scores"].get(score) is not None)
-                text = with_error(value, step["scores"].get(f"{score}_se"), 4, SCORE)
+                text = _scored(value, step["scores"].get(f"{score}_se"))
                 line.append((f"  {text}", look.BOLD if value == least else look.PLAIN))
             lines.append(line)
     return [*lines, *_by_layer(found.get("layers", []), width)]

@@ -197,3 +197,14 @@ def test_the_command_writes_a_result_in_the_format_of_the_files_name(measured: P
         assert f"{out} written" in capsys.readouterr().err
     assert (measured.parent / "result.md").read_text().startswith("# Sensitivity of lance-mini to int4-awq")
     assert json.loads((measured.parent / "result.json").read_text())["name"] == name
+
+
+async def test_small_figures_of_a_single_sample_keep_their_digits(open_app: Any, measured: Path) -> None:
+    with Store.open(measured) as store:
+        found = result("lance-mini_int4-awq-g64-11111111", "int4-awq")
+        for row in (*found["steps"], *found["groups"]):
+            row["scores"] = {"kl": 4.9e-6, "kl_se": None, "velocity": 0.4, "velocity_se": None}
+        sensitivity_results.write(store.data_dir, found)
+    async with open_app(measured) as screen:
+        shown = " ".join((await screen.press("4", "j", "S", "tab")).split())
+        assert "plain rounding 4.9e-6 0.4000" in shown and "layers.11.und.qkv 4 4.9e-6 0.4000" in shown
