@@ -18,6 +18,12 @@ from kernels.matmul import matmul
 from kernels.tiles import BLOCK, TICKETS, TiledWeight
 
 
+LONG = 1 << 24
+"""Weights from which on reading them takes so long that a kernel behind, started meanwhile, is only in the way: its
+own weights come at the cost of these.
+"""
+
+
 def _rest(weight: TiledWeight, dtype: torch.dtype) -> float:
     """The power of two that ``kernels.decode`` leaves to the sum."""
     return 1.0 if weight.factors is None else NVFP4_REST[str(dtype).removeprefix("torch.")]
@@ -98,6 +104,7 @@ def launch(
         "BLOCKS": config.blocks,
         "STAGES": config.stages,
         "OVERLAP": early,
+        "LATE": weight.rows * weight.columns >= LONG,
         "THREADS": 32 * config.warps,
         "num_warps": config.warps,
     }

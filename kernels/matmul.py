@@ -47,6 +47,7 @@ def matmul(
     BLOCKS: tl.constexpr,
     STAGES: tl.constexpr,
     OVERLAP: tl.constexpr,
+    LATE: tl.constexpr,
     THREADS: tl.constexpr,
 ):
     """out[M, N] = x W^T; grid (tiles of M, tiles of N, N_SPLITS).
@@ -59,7 +60,8 @@ def matmul(
 
     OVERLAP (sm_90): launched as a programmatic dependent launch, a program starts while the kernel before it still
     runs, and asks for its first AHEAD blocks of weights. What that kernel wrote, and may still be reading, is
-    touched only after the wait; and since every program waits, kernels further back have ended too.
+    touched only after the wait; and since every program waits, kernels further back have ended too. LATE: the kernel
+    behind may start once the weights have been read, not before.
     """
     # Tiles that share weights run side by side, so that these come from device memory once.
     tile = tl.program_id(1)
@@ -85,7 +87,8 @@ def matmul(
         )  # fmt: skip
         gdc_wait()
         # Not before: where many kernels wait at once, their programs fill the multiprocessors unevenly.
-        gdc_launch_dependents()
+        if not LATE:
+            gdc_launch_dependents()
     if BLOCKS == 1:
         total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     else:
@@ -115,6 +118,8 @@ def matmul(
         else:
             x = tl.load(at, mask=inside & (column < K), other=0.0)
         total = tl.dot(weight, x, total)
+    if OVERLAP and LATE:
+        gdc_launch_dependents()
     if BLOCKS > 1:
         total = tl.sum(total, 0)
     slot = tile * tl.num_programs(0) + tl.program_id(0)
