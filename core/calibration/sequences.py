@@ -21,8 +21,8 @@ from core.errors import CheckpointError, WorkbenchError
 from core.formats.safetensors_file import save_tensors
 from core.lance.roles import Role
 
-CAPACITY = 16384
-"""Tokens that are kept at most: 64 MiB of a full-size Lance in bfloat16."""
+CAPACITY = 32768
+"""Tokens that are kept at most: 128 MiB of a full-size Lance in bfloat16."""
 
 _PARTS = ("hidden", "place", "visible", "roles")
 
@@ -89,15 +89,16 @@ class Sequences:
         return sum(map(len, self._kept.get(task, [])))
 
     def chosen(self) -> list[InputSequence]:
-        """What is kept in the end: tasks in turn, each in its own order, as long as the next one fits."""
+        """What is kept in the end: of every task its first, then every task's second, the shortest of a turn first, as
+        long as the next one fits.
+        """
         left, found = self.capacity, []
-        most = max(map(len, self._kept.values()), default=0)
-        for index in range(most):
-            for task in sorted(self._kept):
-                own = self._kept[task]
-                if index < len(own) and len(own[index]) <= left:
-                    found.append(own[index])
-                    left -= len(own[index])
+        for turn in range(max(map(len, self._kept.values()), default=0)):
+            mine = [self._kept[task][turn] for task in sorted(self._kept) if turn < len(self._kept[task])]
+            for one in sorted(mine, key=len):
+                if len(one) <= left:
+                    found.append(one)
+                    left -= len(one)
         return found
 
     def tokens(self) -> dict[str, int]:

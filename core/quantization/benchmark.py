@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 
-from core.calibration.record import STATISTICS_FILE
+from core.calibration.record import SEQUENCES_FILE, STATISTICS_FILE
+from core.calibration.sequences import CAPACITY, InputSequence, Sequences
 from core.calibration.statistics import DEFAULT_ROWS, rows_kept
 from core.checkpoints.describe import CONFIG_FILE
 from core.checkpoints.layout import Layout, layout_of
@@ -34,8 +35,9 @@ from core.files import write_text
 from core.formats.variant_folder import MAX_SHARD_BYTES, ShardWriter
 from core.host_memory import HostMemory
 from core.lance.loading import VISION_PREFIX
+from core.lance.roles import Role
 from core.quantization import recipe as recipes
-from core.quantization.inputs import CalibrationInputs
+from core.quantization.inputs import CalibrationInputs, open_streams
 from core.quantization.pipeline import plan, quantize
 from core.quantization.recipe import Recipe
 from core.quantization.unfinished import Unfinished
@@ -54,6 +56,9 @@ TOKENS = 100_000
 
 FACTORS = 64
 """Independent sources that the channels of a random input mix."""
+
+LENGTH = 1024
+"""Tokens of a random sequence."""
 
 _DTYPES = {torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64"}
 
@@ -134,6 +139,24 @@ def write_statistics(path: Path, layout: Layout, rows: int, device: torch.device
     write_stream(path, slots, pieces)
 
 
+def write_sequences(path: Path, layout: Layout) -> None:
+    """Random sequences, as many tokens as a calibration keeps: questions with their answers, pictures with a prompt."""
+    generator = torch.Generator().manual_seed(2)
+    channels = layout.shapes[f"{layout.structure.embedding}.weight"][1]
+    angles = torch.arange(LENGTH)[:, None] * torch.linspace(1, 1e-4, layout.structure.head_dim // 2)
+    angles = torch.cat([angles, angles], dim=-1)
+    sequences = Sequences()
+    for index in range(CAPACITY // LENGTH):
+        task = "t2i" if index % 2 else "x2t_image"
+        roles = torch.full((LENGTH,), int(Role.TEXT), dtype=torch.int8)
+        visible = torch.arange(1, LENGTH + 1, dtype=torch.int32)
+        if index % 2:
+            roles[64:], visible[64:] = int(Role.NOISY), LENGTH
+        hidden = torch.randn(LENGTH, channels, generator=generator).bfloat16()
+        sequences.add(InputSequence(task, hidden, angles.cos(), angles.sin(), visible, roles))
+    sequences.save(path)
+
+
 @dataclass(frozen=True)
 class Measured:
     """One recipe's run. Seconds and bytes."""
@@ -189,6 +212,7 @@ def measure(folder: Path, output: Path, recipe: Recipe, device: torch.device) ->
             device,
             lambda done, total, message: stamps.append(time.perf_counter()),
             unfinished,
+            open_streams(model, folder, recipe, find, device) if find else None,
         )
         written = writer.finish()
         end = time.perf_counter()
@@ -197,7 +221,7 @@ def measure(folder: Path, output: Path, recipe: Recipe, device: torch.device) ->
     later = median(spent[1:] or spent)
     rest = end - start - sum(spent)
     cuda = device.type == "cuda"
-    predicted = plan(source, layout, recipe, MAX_SHARD_BYTES)
+    predicted = plan(source, layout, recipe, MAX_SHARD_BYTES, CAPACITY)
     per_layer = _layer_bytes(source, layout, recipe)
     return Measured(
         recipe=recipe.variant_suffix,
@@ -265,6 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
         layout = write_checkpoint(folder, SIZES[given.size].with_layers(given.layers), device)
         middle = time.perf_counter()
         write_statistics(folder / STATISTICS_FILE, layout, given.rows, device)
+        write_sequences(folder / SEQUENCES_FILE, layout)
         print(
             f"checkpoint written in {middle - start:.1f} s, statistics in {time.perf_counter() - middle:.1f} s"
         )

@@ -4,7 +4,8 @@ A linear of the unquantized model gives ``W x``; in the quantized one it reads `
 to make up for: what its output, or the residual stream behind it, lacks (GPTAQ, arXiv 2504.02692, and Qronos, arXiv
 2505.11695, take ``e = W (x - x~)``). The weights that lower it most are ``W + C H^-1`` with ``C = sum w e x~^T`` and
 ``H = sum w x~ x~^T``, a ridge regression. What it explains of the rows it was fitted to is partly chance, so it is
-fitted to either half of the sequences and tried on the other; what holds there is the share that is taken.
+fitted to either half of the sequences and tried on the other. The share r of it that holds there becomes 2 r / (1 + r)
+for all of them, as chance falls with the number of rows (Spearman and Brown, 1910), and so much of the change is taken.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from torch import Tensor
 
 from core.errors import WorkbenchError
 from core.quantization.gptq import MAX_DAMPING, SecondMoments
+
+
+RIDGE = 0.1
+"""Share of the mean diagonal that is added to the moments."""
 
 
 class ErrorMoments:
@@ -32,7 +37,7 @@ class ErrorMoments:
         self.cross.addmm_((error * weight.unsqueeze(-1)).t(), rows)
 
 
-def change(cross: Tensor, moments: Tensor, damping: float) -> Tensor:
+def change(cross: Tensor, moments: Tensor, damping: float = RIDGE) -> Tensor:
     """The change of the weights, float32 [N, K], that makes up for most of an error.
 
     Args:
@@ -58,29 +63,27 @@ def change(cross: Tensor, moments: Tensor, damping: float) -> Tensor:
     )
 
 
-def corrected(
-    weight: Tensor, halves: Sequence[ErrorMoments], damping: float
-) -> tuple[Tensor, float, SecondMoments]:
+def corrected(weight: Tensor, halves: Sequence[ErrorMoments]) -> tuple[Tensor, float, SecondMoments]:
     """The weights to round, from what two halves of the sequences say.
 
     Args:
         weight: float32 [N, K].
         halves: two; they are used up.
-        damping: share of the mean diagonal that is added to the moments.
 
     Returns:
         ``weight`` changed, the share of the whole change that was taken (0 to 1), and the inputs' moments.
     """
     explained = energy = 0.0
     for fitted, other in (halves, halves[::-1]):
-        tried = change(fitted.cross, fitted.inputs.total, damping)
+        tried = change(fitted.cross, fitted.inputs.total)
         explained += float((tried * other.cross).sum(dtype=torch.float64))
         energy += float(((tried @ other.inputs.total) * tried).sum(dtype=torch.float64))
         del tried
-    share = min(1.0, max(0.0, explained / energy)) if energy > 0 else 0.0
+    held = min(1.0, max(0.0, explained / energy)) if energy > 0 else 0.0
+    share = 2 * held / (1 + held)
     one, other = halves
     one.inputs.join(other.inputs)
     one.cross += other.cross
     if share:
-        weight = weight + share * change(one.cross, one.inputs.total, damping)
+        weight = weight + share * change(one.cross, one.inputs.total)
     return weight, share, one.inputs

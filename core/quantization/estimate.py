@@ -50,8 +50,8 @@ class Work:
         return sum(a * b for a, b in zip(astuple(self), astuple(seconds), strict=True))
 
 
-def work_of(group: LinearGroup, layout: Layout, recipe: Recipe) -> Work:
-    """What quantizing one group of linears takes."""
+def work_of(group: LinearGroup, layout: Layout, recipe: Recipe, sequence_tokens: int = 0) -> Work:
+    """What quantizing one group of linears takes, with so many tokens in sequences that are carried along."""
     shapes = [layout.shapes[f"{name}.weight"] for name in group.linears]
     rows, columns = sum(shape[0] for shape in shapes), shapes[0][1]
     weights = rows * columns
@@ -71,14 +71,23 @@ def work_of(group: LinearGroup, layout: Layout, recipe: Recipe) -> Work:
         found += Work(
             products=2 * sample * columns**2 + weights * columns, compensated=weights, factored=columns**3
         )
+    if recipe.follows:
+        experts = len(layout.structure.experts)
+        tokens = sequence_tokens / experts
+        # Two runs of the whole layer, and about two of half of it and of all of it for each expert.
+        passes = 2 + 2 * experts
+        found += Work(
+            products=2 * tokens * (passes * weights + columns**2 + 2 * weights) + 10 * weights * columns,
+            factored=3 * columns**3,
+        )
     return found
 
 
-def estimate(layout: Layout, recipe: Recipe, device: torch.device) -> float:
+def estimate(layout: Layout, recipe: Recipe, device: torch.device, sequence_tokens: int = 0) -> float:
     """Seconds that quantizing would take on ``device``, which is probed for about a second."""
     total = Work()
     for group in layout.structure.groups():
-        total += work_of(group, layout, recipe)
+        total += work_of(group, layout, recipe, sequence_tokens)
     return total.at(probe(recipe.scheme, device))
 
 

@@ -34,11 +34,11 @@ def open_streams(
     Raises:
         CheckpointError: the calibration has no sequences, or they are damaged.
     """
-    if recipe.gptq is None or not recipe.follows:
+    if not recipe.follows:
         return None
     runner, structure = _runner(checkpoint)
     sequences = load_sequences(calibration / SEQUENCES_FILE)
-    return Streams(runner, structure, sequences, inputs.worth, device, recipe.gptq.damping)
+    return Streams(runner, structure, sequences, inputs.worth, device)
 
 
 def _runner(checkpoint: Path) -> tuple[LayerRunner, Structure]:

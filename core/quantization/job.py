@@ -29,7 +29,7 @@ from core.quantization.fit import outer_formats
 from core.quantization.inputs import CalibrationInputs, open_streams
 from core.quantization.layer import FindInputs
 from core.quantization.pipeline import Accounting, plan, quantize
-from core.quantization.request import Request, look_up
+from core.quantization.request import Request, look_up, sequence_tokens
 from core.quantization.sensitivity_results import stored
 from core.quantization.unfinished import job_fingerprint, unfinished
 from core.refinement.predict import predict
@@ -47,7 +47,9 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     request = look_up(spec, context.store)
     predicted = {"variant": request.name, "path": str(request.output), "plan": asdict(request.plan)}
     if spec.get("dry_run"):
-        seconds = estimate(request.layout, request.recipe, request.device)
+        seconds = estimate(
+            request.layout, request.recipe, request.device, sequence_tokens(request.calibration)
+        )
         if request.recipe.refine is not None and request.drawn is not None:
             later = predict(request.info, request.layout, request.recipe, request.drawn, request.device)
             predicted |= {"refine": asdict(later)}
@@ -125,7 +127,8 @@ def _settled(request: Request, context: JobContext) -> Request:
         found = sensitivity_job.measure(request, context, None, None, steps=False)
     chosen = mixing.choose(recipe, layout, sensitivity_job.group_results(found))
     context.log(f"{request.name}: widths by {found['name']}: {mixing.in_words(chosen, layout)}")
-    predicted = plan(TensorSource.open(request.info.path), layout, chosen, MAX_SHARD_BYTES)
+    source, tokens = TensorSource.open(request.info.path), sequence_tokens(request.calibration)
+    predicted = plan(source, layout, chosen, MAX_SHARD_BYTES, tokens)
     return replace(request, recipe=chosen, plan=predicted)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from core.checkpoints.layout import Layout
 from core.checkpoints.source import PIECE, TensorSource
-from core.errors import CheckpointError
+from core.errors import CheckpointError, UsageError
 from core.formats.compressed_tensors import SHAPE, to_tensors
 from core.quantization.fit import check_formats, formats, outer_formats
 from core.quantization.gptq import MATRICES
@@ -27,7 +27,7 @@ from core.quantization.overlap import WriteBehind, read_ahead
 from core.quantization.recipe import Recipe
 from core.quantization.rounding import Rounding, round_blindly
 from core.quantization.scheme import Scheme
-from core.quantization.streams import Streams
+from core.quantization.streams import Streams, held
 from core.quantization.trial import parameters
 
 Unit = dict[str, Tensor]
@@ -86,10 +86,10 @@ class Plan:
     """Stored bits of a target linear's weight, scales and zeros included."""
     device_peak_bytes: int
     """One expert of one layer in float32 with a scaled and a rounded copy; and the second moments of its widest
-    input, if errors are compensated.
+    input, if errors are compensated. All experts and the hidden states of sequences, if these are carried along.
     """
     host_peak_bytes: int
-    """One layer as read, its result, and a shard waiting to be written."""
+    """One layer as read, its result, a shard waiting to be written; and what sequences are to give in the layer."""
 
 
 def check_keys(source: TensorSource, layout: Layout, recipe: Recipe) -> None:
@@ -111,8 +111,18 @@ def parted(source: TensorSource, structure: Structure, recipe: Recipe) -> bool:
     return apart and f"{structure.head}.weight" not in source
 
 
-def plan(source: TensorSource, layout: Layout, recipe: Recipe, max_shard_bytes: int) -> Plan:
-    """Predict sizes and peaks; checks the keys first, as ``quantize`` does."""
+def plan(
+    source: TensorSource, layout: Layout, recipe: Recipe, max_shard_bytes: int, sequence_tokens: int = 0
+) -> Plan:
+    """Predict sizes and peaks; checks the keys first, as ``quantize`` does.
+
+    Args:
+        source: the checkpoint's tensors.
+        layout: what it must hold.
+        recipe: how it is quantized.
+        max_shard_bytes: of a file of the variant.
+        sequence_tokens: of the sequences that a calibration keeps.
+    """
     check_keys(source, layout, recipe)
     structure = layout.structure
     targets = structure.target_linears()
@@ -129,13 +139,21 @@ def plan(source: TensorSource, layout: Layout, recipe: Recipe, max_shard_bytes: 
     layer = sum(entry.nbytes for name, entry in source.entries.items() if structure.layer_of(name) == 0)
     per_expert = elements // (len(structure.experts) * structure.layers) * 4
     widest = max(source.shape(name)[1] for name in packed)
-    moments = 4 * widest**2 * MATRICES if recipe.gptq else 0
+    device = 4 * per_expert + (4 * widest**2 * MATRICES if recipe.gptq else 0)
+    host = 2 * layer + max_shard_bytes
+    if recipe.follows:
+        groups = [[layout.shapes[f"{name}.weight"] for name in g.linears] for g in structure.layer_groups(0)]
+        stacked = [(sum(shape[0] for shape in shapes), shapes[0][1]) for shapes in groups]
+        channels = layout.shapes[f"{structure.embedding}.weight"][1]
+        streams = held(stacked, channels, structure.head_dim, sequence_tokens)
+        device = max(device, 4 * per_expert + streams.device) + (len(structure.experts) - 1) * per_expert
+        host += streams.host
     return Plan(
         linears=len(targets),
         size_bytes=sum(stored.values()) + sum(plain.values()),
         bits_per_weight=8 * sum(packed.values()) / elements,
-        device_peak_bytes=4 * per_expert + moments,
-        host_peak_bytes=2 * layer + max_shard_bytes,
+        device_peak_bytes=device,
+        host_peak_bytes=host,
     )
 
 
@@ -167,9 +185,13 @@ def quantize(
 
     Raises:
         CheckpointError: a missing, unknown, mis-shaped or non-finite tensor; it is named.
-        UsageError: a group that does not divide a linear.
+        UsageError: a group that does not divide a linear; no streams for a recipe that needs them.
     """
     check_keys(source, layout, recipe)
+    if recipe.follows and streams is None:
+        raise UsageError(
+            f"recipe {recipe.name} goes by the inputs of the quantized model: give it a calibration with sequences"
+        )
     structure = layout.structure
     accounting = Accounting()
     schemes = formats(structure, recipe)

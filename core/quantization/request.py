@@ -68,6 +68,11 @@ def open_calibration(store: Store, name: str, info: CheckpointInfo) -> tuple[Pat
     return folder, record
 
 
+def sequence_tokens(calibration: tuple[Path, CalibrationRecord] | None) -> int:
+    """Tokens of the sequences that a calibration keeps."""
+    return 0 if calibration is None else sum(calibration[1].sequence_tokens.values())
+
+
 def look_up(spec: dict[str, Any], store: Store) -> Request:
     """Resolve and check a spec; nothing is computed or written.
 
@@ -92,7 +97,7 @@ def look_up(spec: dict[str, Any], store: Store) -> Request:
         recipe=recipe,
         calibration=calibration,
         thin=thin,
-        plan=plan(TensorSource.open(info.path), layout, sized, MAX_SHARD_BYTES),
+        plan=plan(TensorSource.open(info.path), layout, sized, MAX_SHARD_BYTES, sequence_tokens(calibration)),
         output=Path(output).expanduser().resolve() if output else store.data_dir / "variants" / name,
         name=name,
         device=pick_device(str(spec.get("device") or "auto")),

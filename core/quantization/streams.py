@@ -79,6 +79,30 @@ class Corrected:
     curvature: Curvature
 
 
+@dataclass(frozen=True)
+class Held:
+    """Bytes that streams hold at once, beside the layer's weights."""
+
+    device: int
+    host: int
+
+
+def held(shapes: Sequence[tuple[int, int]], channels: int, head_dim: int, tokens: int) -> Held:
+    """What streams of so many ``tokens`` hold.
+
+    Args:
+        shapes: of the stacked weights [N, K] of a layer's groups.
+        channels: of the hidden states.
+        head_dim: of a head of the attention.
+        tokens: of all sequences.
+    """
+    # Both streams, one of them before and behind the layer, with the rotary tables.
+    carried = tokens * 4 * (3 * channels + 2 * head_dim)
+    # Moments of either half and their factor; cross moments, and the changes and weights they lead to.
+    fitted = max(4 * (4 * k * k + 5 * n * k) for n, k in shapes)
+    return Held(carried + fitted, 4 * tokens * 4 * channels)
+
+
 class _Reached(Exception):  # noqa: N818 - no fault: nothing behind it is wanted
     """All that was asked for has been seen."""
 
@@ -93,13 +117,11 @@ class Streams:
         sequences: Sequence[InputSequence],
         worth: Worth,
         device: torch.device,
-        damping: float,
     ) -> None:
         self._runner = runner
         self._structure = structure
         self._worth = worth
         self._device = device
-        self._damping = damping
         self._exact = [one.hidden.to(device).float() for one in sequences]
         self._quantized = list(self._exact)
         self._sequences = [_placed(one, device) for one in sequences]
@@ -187,7 +209,7 @@ class Streams:
                 wanted = self._seen[index][added, group.expert].to(self._device)
                 error = wanted - found[added, group.expert]
             halves[half].add(rows, counts, error)
-        target, share, moments = corrected(stacked, halves, self._damping)
+        target, share, moments = corrected(stacked, halves)
         # Rows of both kinds count alike; the recorded ones are of more samples, the others of this model.
         part = moments.count / (moments.count + len(inputs.sample))
         moments.rescale(part)
