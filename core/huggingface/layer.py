@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -31,7 +32,7 @@ class CausalLayer:
         return found
 
     def run(self, layer: int, weights: Mapping[str, Tensor], x: Tensor, sequence: InputSequence) -> Tensor:
-        """What the layer makes of rows x [n, hidden], each of which sees itself and those before it.
+        """What the layer makes of rows x [n, hidden].
 
         Args:
             layer: its index.
@@ -40,11 +41,14 @@ class CausalLayer:
             sequence: whose tokens the rows are; its tensors on the same device.
         """
         tables = sequence.cos[None], sequence.sin[None]
+        unseen = torch.arange(len(x), device=x.device) >= sequence.visible[:, None]
+        # Added to the scores, which every implementation of attention in transformers takes.
+        mask = x.new_zeros(unseen.shape).masked_fill_(unseen, torch.finfo(x.dtype).min)
         found = functional_call(
             self.module(layer),
             dict(weights),
             (x[None],),
-            {"attention_mask": None, "position_embeddings": tables, "use_cache": False},
+            {"attention_mask": mask[None, None], "position_embeddings": tables, "use_cache": False},
         )
         rows: Tensor = found[0] if isinstance(found, tuple) else found
         return rows.flatten(0, -2)
