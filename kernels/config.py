@@ -32,8 +32,8 @@ class Config:
     ``matmul``: ``block_m`` x ``block_n`` outputs a program, K divided among ``splits`` programs and, inside
     one, taken ``blocks`` blocks at a time. With ``ahead`` a number it starts before the previous kernel has
     ended, where the device can, and asks for that many blocks of weights meanwhile. ``hopper``:
-    ``hopper_matmul`` with such tiles, ``blocks`` programs on a multiprocessor. ``expand``: ``chunk`` weight rows (0: all of them)
-    at a time are decoded into scratch memory and multiplied by the vendor's library.
+    ``hopper_matmul`` with such tiles. ``expand``: ``chunk`` weight rows (0: all of them) at a time are decoded into
+    scratch memory and multiplied by the vendor's library.
     """
 
     kernel: Kernel
@@ -51,6 +51,8 @@ class Config:
         """For tables, for example ``matmul 16x64x1 w4 s4 k2 a16``."""
         if self.kernel == "expand":
             return f"expand {self.chunk or 'all'}"
+        if self.kernel == "hopper":
+            return f"hopper {self.block_m}x{self.block_n} w{self.warps} s{self.stages} k{self.splits}"
         shape = f"{self.block_m}x{self.block_n}x{self.blocks}"
         ahead = "" if self.ahead is None else f" a{self.ahead}"
         return f"{self.kernel} {shape} w{self.warps} s{self.stages} k{self.splits}{ahead}"

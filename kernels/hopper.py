@@ -13,21 +13,19 @@ from kernels.config import Config
 from kernels.decode import INT4, NVFP4, NVFP4_REST
 from kernels.tiles import BLOCK, TICKETS, TiledWeight
 
-# Rows of activations, rows of weight, programs on a multiprocessor, warps, stages of a tile.
+# Rows of activations, rows of weight, warps, stages of a tile.
 TILES = (
-    (128, 256, 1, 8, 3),
-    (128, 128, 1, 8, 4),
-    (128, 128, 1, 4, 4),
-    (64, 128, 1, 4, 4),
-    (64, 128, 1, 8, 4),
-    (128, 64, 1, 4, 4),
-    (64, 64, 1, 4, 4),
-    (64, 64, 1, 4, 6),
-    (64, 64, 2, 4, 4),
-    (32, 128, 1, 4, 6),
-    (32, 128, 1, 8, 6),
-    (32, 64, 1, 4, 6),
-    (32, 64, 2, 4, 6),
+    (128, 256, 8, 3),
+    (128, 128, 8, 4),
+    (128, 128, 4, 4),
+    (64, 128, 4, 4),
+    (64, 128, 8, 4),
+    (128, 64, 4, 4),
+    (64, 64, 4, 4),
+    (64, 64, 4, 6),
+    (32, 128, 4, 6),
+    (32, 128, 8, 6),
+    (32, 64, 4, 6),
 )
 
 SPLITS = (1, 2, 3, 4, 6, 8)
@@ -59,15 +57,15 @@ def candidates(m: int, rows: int, columns: int, processors: int, device: torch.d
     if not available(device):
         return
     steps = triton.cdiv(columns, BLOCK)
-    for block_m, block_n, programs, warps, stages in TILES:
+    for block_m, block_n, warps, stages in TILES:
         if block_m >= 2 * m or block_m < min(m, 64):
             continue
         tiles = triton.cdiv(m, block_m) * triton.cdiv(rows, block_n)
         for splits in SPLITS:
-            # A part of K should have two steps at least, and all programs should run at once.
-            enough = 2 * tiles * splits >= programs * processors
-            if enough and (splits == 1 or (tiles * splits <= programs * processors and steps >= 2 * splits)):
-                yield Config("hopper", block_m, block_n, programs, warps, stages, splits, 0)
+            # A multiprocessor runs one program; a part of K should have two steps at least.
+            enough = 2 * tiles * splits >= processors
+            if enough and (splits == 1 or (tiles * splits <= processors and steps >= 2 * splits)):
+                yield Config("hopper", block_m, block_n, 1, warps, stages, splits)
 
 
 def launch_hopper(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: Config, out: Tensor) -> Tensor:
@@ -90,10 +88,9 @@ def launch_hopper(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: C
         partial = torch.empty(tiles * splits * block_n * block_m, dtype=torch.float32, device=x.device)
     integers = weight.factors is None
     processors = torch.cuda.get_device_properties(x.device).multi_processor_count
-    # Programs take all registers of their multiprocessors, so there are no more, for all tiles in turn.
-    programs = min(tiles * splits, config.blocks * processors)
-    # Of the 65,536 registers a program with its four warps that load, of which one works, has an even share.
-    limit = {} if config.blocks == 1 else {"maxnreg": 65536 // (config.blocks * 32 * (config.warps + 4))}
+    # A program takes nearly all registers of a multiprocessor, so there is one on each, for all tiles in turn. Two
+    # with half of them each were never faster.
+    programs = min(tiles * splits, processors)
     hopper_matmul[(programs,)](
         TensorDescriptor(x, [m, k], [x.stride(0), 1], [block_m, BLOCK], SHARED_X.value),
         TensorDescriptor(
@@ -119,6 +116,5 @@ def launch_hopper(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: C
         STAGES=config.stages,
         num_warps=config.warps,
         launch_pdl=True,
-        **limit,
     )
     return out

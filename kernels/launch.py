@@ -17,8 +17,7 @@ from kernels.hopper import fits, launch_hopper
 from kernels.matmul import matmul
 from kernels.tiles import BLOCK, TICKETS, TiledWeight
 
-
-LONG = 1 << 24
+LONG = 1 << 25
 """Weights from which on reading them takes so long that a kernel behind, started meanwhile, is only in the way: its
 own weights come at the cost of these.
 """

@@ -49,15 +49,15 @@ def check(
     assert not tiled.tickets.any()
 
 
-def hopper(tile: tuple[int, int, int, int, int], splits: int) -> Config:
-    block_m, block_n, programs, warps, stages = tile
-    return Config("hopper", block_m, block_n, programs, warps, stages, splits, 0)
+def hopper(tile: tuple[int, int, int, int], splits: int) -> Config:
+    block_m, block_n, warps, stages = tile
+    return Config("hopper", block_m, block_n, 1, warps, stages, splits)
 
 
 @pytest.mark.parametrize("splits", [1, 2, 4])
 @pytest.mark.parametrize("tile", TILES, ids=str)
 def test_every_tile_gives_the_product_when_programs_take_one_and_when_they_take_several(
-    tile: tuple[int, int, int, int, int], splits: int
+    tile: tuple[int, int, int, int], splits: int
 ) -> None:
     config = hopper(tile, splits)
     check(int4(592, 1088, 64, False, 1), 300, config)
