@@ -22,11 +22,16 @@ TILES = (
     (64, 128, 8, 4),
     (128, 64, 4, 4),
     (64, 64, 4, 4),
+    (64, 64, 4, 3),
     (64, 64, 4, 6),
     (32, 128, 4, 6),
     (32, 128, 8, 6),
+    (32, 64, 4, 4),
     (32, 64, 4, 6),
 )
+
+SMALL = 64 * 64
+"""Outputs of a tile whose sum leaves its program half of the registers."""
 
 SPLITS = (1, 2, 3, 4, 6, 8)
 """Parts into which K can be divided."""
@@ -88,9 +93,10 @@ def launch_hopper(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: C
         partial = torch.empty(tiles * splits * block_n * block_m, dtype=torch.float32, device=x.device)
     integers = weight.factors is None
     processors = torch.cuda.get_device_properties(x.device).multi_processor_count
-    # A program takes nearly all registers of a multiprocessor, so there is one on each, for all tiles in turn. Two
-    # with half of them each were never faster.
+    # One program on each multiprocessor, for all tiles in turn; two small ones were never faster. But a small one
+    # takes half of the registers only, so that the next kernel's can be there before it ends.
     programs = min(tiles * splits, processors)
+    small = config.warps == 4 and block_m * block_n <= SMALL
     hopper_matmul[(programs,)](
         TensorDescriptor(x, [m, k], [x.stride(0), 1], [block_m, BLOCK], SHARED_X.value),
         TensorDescriptor(
@@ -116,5 +122,6 @@ def launch_hopper(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: C
         STAGES=config.stages,
         num_warps=config.warps,
         launch_pdl=True,
+        **({"maxnreg": 128} if small else {}),
     )
     return out
