@@ -29,8 +29,12 @@ def write_calibration(
         done = dataclasses.replace(record, statistics_sha256=sha256_file(partial / STATISTICS_FILE))
         if sequences.chosen():
             sequences.save(partial / SEQUENCES_FILE)
-            digest = sha256_file(partial / SEQUENCES_FILE)
-            done = dataclasses.replace(done, sequences_sha256=digest, sequence_tokens=sequences.tokens())
+            done = dataclasses.replace(
+                done,
+                sequences_sha256=sha256_file(partial / SEQUENCES_FILE),
+                sequence_tokens=sequences.tokens(),
+                longest_sequence=max(map(len, sequences.chosen())),
+            )
         (partial / RECORD_FILE).write_text(done.to_json(), encoding="utf-8")
     return done
 
@@ -95,5 +99,6 @@ def merge(folders: Sequence[Path], output: Path, name: str) -> CalibrationRecord
             sequences_sha256="",
             files=[],
             sequence_tokens={},
+            longest_sequence=0,
         ),
     )

@@ -54,6 +54,8 @@ class CalibrationRecord:
     """Of the file with whole sequences; older calibrations have none."""
     sequence_tokens: dict[str, int] = field(default_factory=dict)
     """Tokens of those sequences by bucket."""
+    longest_sequence: int = 0
+    """Tokens of the longest of them."""
     files: list[str] = field(default_factory=list)
     """The suites or texts that samples were taken from, files by their absolute paths; all others were drawn, or come
     along.
@@ -64,7 +66,7 @@ class CalibrationRecord:
         """SHA-256 over everything but the name and where files lay."""
         body = asdict(self) | {"name": ""}
         del body["files"]
-        for later in ("evaluated", "contents", "sequences_sha256", "sequence_tokens"):
+        for later in ("evaluated", "contents", "sequences_sha256", "sequence_tokens", "longest_sequence"):
             if not body[later]:
                 del body[later]
         return sha256_text(json.dumps(body, sort_keys=True))

@@ -40,6 +40,7 @@ from core.quantization import recipe as recipes
 from core.quantization.inputs import CalibrationInputs, open_streams
 from core.quantization.pipeline import plan, quantize
 from core.quantization.recipe import Recipe
+from core.quantization.streams import Extent
 from core.quantization.unfinished import Unfinished
 
 LAYERS = 36
@@ -221,7 +222,7 @@ def measure(folder: Path, output: Path, recipe: Recipe, device: torch.device) ->
     later = median(spent[1:] or spent)
     rest = end - start - sum(spent)
     cuda = device.type == "cuda"
-    predicted = plan(source, layout, recipe, MAX_SHARD_BYTES, CAPACITY)
+    predicted = plan(source, layout, recipe, MAX_SHARD_BYTES, Extent(CAPACITY, LENGTH))
     per_layer = _layer_bytes(source, layout, recipe)
     return Measured(
         recipe=recipe.variant_suffix,

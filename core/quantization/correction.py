@@ -18,7 +18,6 @@ from torch import Tensor
 from core.errors import WorkbenchError
 from core.quantization.gptq import MAX_DAMPING, SecondMoments
 
-
 RIDGE = 0.1
 """Share of the mean diagonal that is added to the moments."""
 

@@ -29,7 +29,7 @@ from core.quantization.fit import outer_formats
 from core.quantization.inputs import CalibrationInputs, open_streams
 from core.quantization.layer import FindInputs
 from core.quantization.pipeline import Accounting, plan, quantize
-from core.quantization.request import Request, look_up, sequence_tokens
+from core.quantization.request import Request, extent_of, look_up
 from core.quantization.sensitivity_results import stored
 from core.quantization.unfinished import job_fingerprint, unfinished
 from core.refinement.predict import predict
@@ -48,7 +48,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     predicted = {"variant": request.name, "path": str(request.output), "plan": asdict(request.plan)}
     if spec.get("dry_run"):
         seconds = estimate(
-            request.layout, request.recipe, request.device, sequence_tokens(request.calibration)
+            request.layout, request.recipe, request.device, extent_of(request.calibration).tokens
         )
         if request.recipe.refine is not None and request.drawn is not None:
             later = predict(request.info, request.layout, request.recipe, request.drawn, request.device)
@@ -127,8 +127,8 @@ def _settled(request: Request, context: JobContext) -> Request:
         found = sensitivity_job.measure(request, context, None, None, steps=False)
     chosen = mixing.choose(recipe, layout, sensitivity_job.group_results(found))
     context.log(f"{request.name}: widths by {found['name']}: {mixing.in_words(chosen, layout)}")
-    source, tokens = TensorSource.open(request.info.path), sequence_tokens(request.calibration)
-    predicted = plan(source, layout, chosen, MAX_SHARD_BYTES, tokens)
+    source, extent = TensorSource.open(request.info.path), extent_of(request.calibration)
+    predicted = plan(source, layout, chosen, MAX_SHARD_BYTES, extent)
     return replace(request, recipe=chosen, plan=predicted)
 
 

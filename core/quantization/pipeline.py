@@ -27,7 +27,7 @@ from core.quantization.overlap import WriteBehind, read_ahead
 from core.quantization.recipe import Recipe
 from core.quantization.rounding import Rounding, round_blindly
 from core.quantization.scheme import Scheme
-from core.quantization.streams import Streams, held
+from core.quantization.streams import NOTHING, Extent, Streams, held
 from core.quantization.trial import parameters
 
 Unit = dict[str, Tensor]
@@ -112,7 +112,7 @@ def parted(source: TensorSource, structure: Structure, recipe: Recipe) -> bool:
 
 
 def plan(
-    source: TensorSource, layout: Layout, recipe: Recipe, max_shard_bytes: int, sequence_tokens: int = 0
+    source: TensorSource, layout: Layout, recipe: Recipe, max_shard_bytes: int, extent: Extent = NOTHING
 ) -> Plan:
     """Predict sizes and peaks; checks the keys first, as ``quantize`` does.
 
@@ -121,7 +121,7 @@ def plan(
         layout: what it must hold.
         recipe: how it is quantized.
         max_shard_bytes: of a file of the variant.
-        sequence_tokens: of the sequences that a calibration keeps.
+        extent: of the sequences that a calibration keeps.
     """
     check_keys(source, layout, recipe)
     structure = layout.structure
@@ -145,7 +145,7 @@ def plan(
         groups = [[layout.shapes[f"{name}.weight"] for name in g.linears] for g in structure.layer_groups(0)]
         stacked = [(sum(shape[0] for shape in shapes), shapes[0][1]) for shapes in groups]
         channels = layout.shapes[f"{structure.embedding}.weight"][1]
-        streams = held(stacked, channels, structure.head_dim, sequence_tokens)
+        streams = held(stacked, channels, structure.head_dim, extent)
         device = max(device, 4 * per_expert + streams.device) + (len(structure.experts) - 1) * per_expert
         host += streams.host
     return Plan(

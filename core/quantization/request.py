@@ -20,6 +20,7 @@ from core.quantization.fit import check_calibration, check_origin, check_source
 from core.quantization.pipeline import Plan, plan
 from core.quantization.recipe import Recipe
 from core.quantization.scheme import Scheme
+from core.quantization.streams import NOTHING, Extent
 from core.refinement.samples import Drawn, draw_again
 from core.runtime.device import pick_device
 from core.store import Store
@@ -68,9 +69,12 @@ def open_calibration(store: Store, name: str, info: CheckpointInfo) -> tuple[Pat
     return folder, record
 
 
-def sequence_tokens(calibration: tuple[Path, CalibrationRecord] | None) -> int:
-    """Tokens of the sequences that a calibration keeps."""
-    return 0 if calibration is None else sum(calibration[1].sequence_tokens.values())
+def extent_of(calibration: tuple[Path, CalibrationRecord] | None) -> Extent:
+    """How many tokens the sequences of a calibration have."""
+    if calibration is None:
+        return NOTHING
+    record = calibration[1]
+    return Extent(sum(record.sequence_tokens.values()), record.longest_sequence)
 
 
 def look_up(spec: dict[str, Any], store: Store) -> Request:
@@ -97,7 +101,7 @@ def look_up(spec: dict[str, Any], store: Store) -> Request:
         recipe=recipe,
         calibration=calibration,
         thin=thin,
-        plan=plan(TensorSource.open(info.path), layout, sized, MAX_SHARD_BYTES, sequence_tokens(calibration)),
+        plan=plan(TensorSource.open(info.path), layout, sized, MAX_SHARD_BYTES, extent_of(calibration)),
         output=Path(output).expanduser().resolve() if output else store.data_dir / "variants" / name,
         name=name,
         device=pick_device(str(spec.get("device") or "auto")),

@@ -87,20 +87,33 @@ class Held:
     host: int
 
 
-def held(shapes: Sequence[tuple[int, int]], channels: int, head_dim: int, tokens: int) -> Held:
-    """What streams of so many ``tokens`` hold.
+@dataclass(frozen=True)
+class Extent:
+    """How many tokens a calibration's sequences have."""
+
+    tokens: int = 0
+    longest: int = 0
+
+
+NOTHING = Extent()
+
+
+def held(shapes: Sequence[tuple[int, int]], channels: int, head_dim: int, extent: Extent) -> Held:
+    """What streams of sequences hold.
 
     Args:
         shapes: of the stacked weights [N, K] of a layer's groups.
         channels: of the hidden states.
         head_dim: of a head of the attention.
-        tokens: of all sequences.
+        extent: of the sequences.
     """
     # Both streams, one of them before and behind the layer, with the rotary tables.
-    carried = tokens * 4 * (3 * channels + 2 * head_dim)
+    carried = extent.tokens * 4 * (3 * channels + 2 * head_dim)
     # Moments of either half and their factor; cross moments, and the changes and weights they lead to.
     fitted = max(4 * (4 * k * k + 5 * n * k) for n, k in shapes)
-    return Held(carried + fitted, 4 * tokens * 4 * channels)
+    # Inputs, outputs and errors of the widest group, and the mask.
+    running = 4 * extent.longest * (3 * max(n + k for n, k in shapes) + 2 * extent.longest)
+    return Held(carried + fitted + running, 4 * extent.tokens * 4 * channels)
 
 
 class _Reached(Exception):  # noqa: N818 - no fault: nothing behind it is wanted
