@@ -21,7 +21,7 @@ class Refine:
     """How to learn; codes and zeros stay as they are."""
 
     learn: tuple[str, ...] = LEARNABLE
-    steps: int = 200
+    steps: int = 100
     """Of Adam, for each expert."""
     rate: float = 0.003
     """Greatest change of a logarithm in a step."""

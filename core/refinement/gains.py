@@ -117,7 +117,9 @@ def attach(model: nn.Module, structure: Structure, learn: tuple[str, ...]) -> di
     """
     found: dict[Expert, Gains] = {expert: {} for expert in structure.experts}
     expert_of = {name: group.expert for group in structure.groups() for name in group.linears}
-    for name, module in list(model.named_modules()):
+    # Before the layers, where words and times are embedded, nothing is learned, so these may stay as they are.
+    for name in [*expert_of, structure.head]:
+        module = model.get_submodule(name)
         if isinstance(module, QuantizedLinear):
             linear = RefinedLinear(module, learned="scales" in learn and name in expert_of)
             path, _, leaf = name.rpartition(".")

@@ -186,10 +186,10 @@ def _drawing(pipeline: Pipeline, one: Sample, settings: Settings) -> list[Stream
 
 
 def _plain(stream: Stream) -> Stream:
-    """The stream in tensors of its own: those made in inference mode take no part in gradients."""
+    """The stream on the host, in tensors of its own: those made in inference mode take no part in gradients."""
 
     def copy(value: Any) -> Any:
-        return value.clone() if isinstance(value, Tensor) else value
+        return value.to("cpu", copy=True) if isinstance(value, Tensor) else value
 
     packed = Packed(
         copy(stream.packed.ids),

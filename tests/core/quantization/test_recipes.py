@@ -21,6 +21,7 @@ def test_the_ready_recipes_load_and_say_what_they_do() -> None:
         "int4-compact",
         "int4-fast",
         "int4-minmax",
+        "int4-refined",
         "int5",
         "mixed",
         "nvfp4",
