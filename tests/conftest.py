@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,37 @@ def shared_lance() -> Path:
             "needs ../shared/lance: Lance's own images, tokenizer and further fixtures are not shipped"
         )
     return SHARED
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked ``gpu`` where there is none."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture
+def interpreted() -> Callable[[Path], None]:
+    """Runs the tests of a file on Triton's interpreter, in a process of its own: Triton reads TRITON_INTERPRET once,
+    where its functions are defined. Skips where there is no Triton, and where a GPU runs the kernels themselves.
+    """
+    import torch
+
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("needs the extra 'triton'")
+    if torch.cuda.is_available():
+        pytest.skip("the tests marked gpu cover machines with a GPU")
+
+    def run(file: Path) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file],
+            env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+    return run
 
 
 def write_tiny_checkpoint(golden: Path, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The Triton kernels on the CPU, by Triton's interpreter: run by test_kernels_interpreted, which sets it up.
+"""The Triton kernels on the CPU, by Triton's interpreter: run by test_interpreted, which sets it up.
 
 Activations are float16: the interpreter's bfloat16 arithmetic is wrong.
 """

@@ -1,4 +1,4 @@
-"""Kernels of head and embedding, and rows of fused weights, on Triton's interpreter: run by test_outer_interpreted.
+"""Kernels of head and embedding, and rows of fused weights, on Triton's interpreter: run by test_interpreted.
 
 Activations are float16: the interpreter's bfloat16 arithmetic is wrong.
 """

@@ -1,4 +1,4 @@
-"""The kernels of the range search and of GPTQ on the CPU, by Triton's interpreter: run by test_rounding_interpreted.
+"""The kernels of the range search and of GPTQ on the CPU, by Triton's interpreter: run by test_interpreted.
 
 The reference of each is the pure-torch way that core.quantization takes on a CPU.
 """

@@ -1,15 +1,10 @@
 """One token's attention over a static cache and the choice of the next: references against plain formulas, Triton
 kernels against references.
 
-The interpreter runs the kernels in float16 on the CPU; bfloat16 is wrong in it, so that dtype is tested on a GPU.
+``interpreted_decoder`` runs the kernels in Triton's interpreter; bfloat16 is wrong in it and tested on a GPU.
 """
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +14,6 @@ from kernels.decode_attention import SPLITS, Partials, decode_attention
 from kernels.decoder_ops import rms_norm_reference
 from kernels.greedy import Greedy
 
-ROOT = Path(__file__).parents[2]
 EPS = 1e-6
 
 
@@ -106,37 +100,6 @@ CASES = [
 """Heads, key/value heads, head size, capacity, programs, lengths: nothing cached, full and started tiles, and more
 tiles than programs.
 """
-
-
-def run_interpreted() -> None:
-    """Compare kernels with references on the CPU; called in a process whose Triton is the interpreter."""
-    for heads, kv, size, capacity, splits, lengths in CASES:
-        o = operands(torch.float16, "cpu", heads, kv, size, capacity)
-        for length in lengths:
-            wanted = outputs(o, length)
-            decoder_ops.uses_triton = lambda x: True
-            try:
-                got = outputs(o, length, splits=splits)
-            finally:
-                decoder_ops.uses_triton = lambda x: False
-            assert_close(got, wanted, 2e-3)
-    decoder_ops.uses_triton = lambda x: True
-    run_greedy("cpu", torch.float16)
-    print("kernels ran")
-
-
-def test_kernels_in_the_interpreter() -> None:
-    pytest.importorskip("triton", reason="the triton extra is not installed")
-    script = (
-        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
-        "import test_decode_attention; test_decode_attention.run_interpreted()\n"
-    )
-    environment = dict(os.environ, TRITON_INTERPRET="1")
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(ROOT), str(Path(__file__).parent)],
-        env=environment, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0 and "kernels ran" in done.stdout, done.stderr
 
 
 @pytest.mark.gpu

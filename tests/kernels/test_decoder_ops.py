@@ -1,21 +1,14 @@
 """The layer operations between matrix products: references against plain formulas, Triton kernels against references.
 
-The interpreter runs the kernels in float16 on the CPU; bfloat16 is wrong in it, so that dtype is tested on a GPU.
+``interpreted_decoder`` runs the kernels in Triton's interpreter; bfloat16 is wrong in it and tested on a GPU.
 """
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from kernels import decoder_ops
-
-ROOT = Path(__file__).parents[2]
 
 
 def operands(dtype: torch.dtype, device: str, rows: int, size: int) -> dict[str, torch.Tensor]:
@@ -58,35 +51,6 @@ def test_half_precision_references_follow_double_precision() -> None:
     o = operands(torch.bfloat16, "cpu", 5, 32)
     wide = {name: t if t.dtype == torch.int64 else t.double() for name, t in o.items()}
     assert_close(outputs(o), outputs(wide), 8e-3)
-
-
-def run_interpreted() -> None:
-    """Compare kernels with references on the CPU; called in a process whose Triton is the interpreter."""
-    assert decoder_ops._triton is not None
-    for rows, size in ((1, 32), (5, 64)):
-        o = operands(torch.float16, "cpu", rows, size)
-        wanted = outputs(o)
-        decoder_ops.uses_triton = lambda x: True
-        try:
-            got = outputs(o)
-        finally:
-            decoder_ops.uses_triton = lambda x: False
-        assert_close(got, wanted, 1e-3)
-    print("kernels ran")
-
-
-def test_kernels_in_the_interpreter() -> None:
-    pytest.importorskip("triton", reason="the triton extra is not installed")
-    script = (
-        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
-        "import test_decoder_ops; test_decoder_ops.run_interpreted()\n"
-    )
-    environment = dict(os.environ, TRITON_INTERPRET="1")
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(ROOT), str(Path(__file__).parent)],
-        env=environment, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0 and "kernels ran" in done.stdout, done.stderr
 
 
 @pytest.mark.gpu

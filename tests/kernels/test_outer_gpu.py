@@ -13,10 +13,7 @@ from kernels.samples import exact, int4, moved, nvfp4, relative_error
 from kernels.tiles import TiledWeight
 from kernels.weights import concatenate_int4, concatenate_nvfp4
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 
 

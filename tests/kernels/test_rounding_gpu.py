@@ -9,10 +9,7 @@ from core.quantization import gptq, integer, nvfp4
 from core.quantization.gptq import Grid
 from core.quantization.scheme import Scheme
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 
 
 def draw(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:

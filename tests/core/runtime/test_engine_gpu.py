@@ -15,10 +15,7 @@ from core.lance.prompts import INSTRUCTION_IMAGE
 from core.lance.sampler import Sampling, sample
 from core.runtime import load_model
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 
 QUESTIONS = ("What shape is shown?", "How many red circles are there?", "Describe the picture.")
 

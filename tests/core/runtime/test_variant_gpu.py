@@ -17,10 +17,7 @@ from core.runtime import enforcement, load_model
 from core.runtime.linear import QuantizedLinear
 from core.store import Store
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 OUTER = (
     "[head]\nbits = 8\ngroup = 64\nsymmetric = true\n[embedding]\nbits = 4\ngroup = 32\nsymmetric = true\n"
 )
