@@ -8,6 +8,12 @@ quantized stream join the recorded ones in the moments that GPTQ works with. Beh
 is the residual stream itself, so that these make up for all that has gone wrong before them, not for their own inputs'
 errors alone.
 
+The moments alone gain next to nothing; the correction does. On the embedded checkpoint (42 samples of a task, 84 other
+questions and 8 other captions) ``int4-best`` errs by 0.85 +- 0.02 of what it does by recorded inputs in its logits and
+by 0.88 +- 0.01 in its velocities, ``nvfp4-best`` by 0.87 and 0.88, three bits at group 128 by 0.89 and 0.86. The KL of
+a small trained causal LM falls to between 0.53 and 0.64, in five formats of three and four bits and in NVFP4, on each
+of three calibrations.
+
 Nothing of it is stored: both streams follow from the sequences, the checkpoint and the finished layers, by the same
 operations whether a layer was just finished or taken from a job that was killed.
 """
