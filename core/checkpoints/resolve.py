@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,9 +15,13 @@ VAE_FILES = ("Wan2.2_VAE.pth", "Wan2.2_VAE.safetensors")
 
 
 class Registry(Protocol):
-    """What ``resolve`` asks of the store: the row registered under a name, or None."""
+    """What ``resolve`` asks of the store."""
 
-    def checkpoint(self, name: str) -> Mapping[str, Any] | None: ...
+    def checkpoint(self, name: str) -> Mapping[str, Any] | None:
+        """The row registered under a name, or None."""
+
+    def checkpoints(self) -> Sequence[Mapping[str, Any]]:
+        """All rows."""
 
 
 def companion(folder: Path, name: str) -> Path | None:
@@ -58,6 +63,9 @@ def resolve(name: str, store: Registry | None = None) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve()
+    known_names = [NAME, *(str(row["name"]) for row in (store.checkpoints() if store is not None else ()))]
+    near = difflib.get_close_matches(name, known_names, n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
     raise UsageError(
-        f"{name}: no checkpoint or variant of that name and no such folder; see `checkpoints list`"
+        f"{name}: no checkpoint or variant of that name and no such folder; {meant}`checkpoints list` shows them"
     )

@@ -48,7 +48,7 @@ class Nouns(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in NOUNS and not ctx.resilient_parsing:
-            ctx.fail(f"no command {name!r}; commands are {', '.join(NOUNS)}")
+            ctx.fail(f"no command {name!r}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -92,6 +92,16 @@ def root(ctx: click.Context, db: Path | None, no_mouse: bool) -> None:
     ctx.obj = Session(db)
 
 
+def _misuse(error: click.UsageError) -> str:
+    """What click found wrong, in one line with the next step."""
+    text = " ".join(error.format_message().split()).removesuffix(".")
+    if error.ctx is None:
+        return text
+    if isinstance(error.ctx.command, click.Group):
+        text += f"; commands are {', '.join(error.ctx.command.list_commands(error.ctx))}"
+    return f"{text}; see `{error.ctx.command_path} --help`"
+
+
 def run_command(arguments: list[str]) -> int:
     """Run one command; its exit code. Every error a user can meet ends here, as one line on stderr."""
     try:
@@ -100,6 +110,12 @@ def run_command(arguments: list[str]) -> int:
         return code if isinstance(code, int) else 0
     except WorkbenchError as error:
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.UsageError as error:
+        click.echo(f"error: {_misuse(error)}", err=True)
         return error.exit_code
     except click.ClickException as error:
         error.show()

@@ -95,6 +95,32 @@ def test_exit_codes(
         assert captured.out == "" or arguments == ["runs"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["calibrations", "list"],
+            "error: No such command 'list'; commands are merge, run, show; see `lance-workbench calibrations --help`",
+        ),
+        (
+            ["runs", "show", "first"],
+            "error: Invalid value for 'RUN': 'first' is not a valid integer; "
+            "see `lance-workbench runs show --help`",
+        ),
+        (
+            ["checkpoints", "show", "lance-dem"],
+            "error: lance-dem: no checkpoint or variant of that name and no such folder; did you mean lance-demo? "
+            "`checkpoints list` shows them",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_line_with_the_next_step(
+    arguments: list[str], said: str, db: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["--db", str(db), *arguments]) == 2
+    assert capsys.readouterr() == ("", f"{said}\n")
+
+
 def test_trouble_with_the_database_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "bad.db"
     bad.write_text("no database " * 100)
