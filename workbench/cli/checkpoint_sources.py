@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.checkpoints.describe import describe
+from core.checkpoints.describe import OWN_FILE, describe
 from core.checkpoints.layout import structure_of, words
+from core.demo import CHECKPOINT, NAME
 from core.errors import CheckpointError, UsageError
 from core.store.columns import size
 from workbench.cli.session import Session, json_option, print_fields, print_json
@@ -20,17 +21,23 @@ if TYPE_CHECKING:
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-def _check_name(store: Store, name: str, folder: Path) -> None:
-    """Refuse to take a name from another checkpoint that is still there."""
+def _check_name(store: Store, name: str, folder: Path, way_out: str = "choose another name") -> None:
+    """Refuse to take a name from another checkpoint that is still there; the embedded one always is."""
     row = store.checkpoint(name)
-    if row is not None and Path(row["path"]).is_dir() and Path(row["path"]).resolve() != folder.resolve():
-        raise UsageError(f"{name}: is registered already, at {row['path']}; choose another name")
+    holder = CHECKPOINT if name == NAME else Path(row["path"]) if row is not None else None
+    if holder is not None and holder.is_dir() and holder.resolve() != folder.resolve():
+        raise UsageError(f"{name}: is registered already, at {holder}; {way_out}")
 
 
 def _register(store: Store, folder: Path, details: dict[str, Any]) -> dict[str, Any]:
     """Make the checkpoint in ``folder`` known by its name; what is told about it."""
     info = describe(folder)
-    _check_name(store, info.name, folder)
+    _check_name(
+        store,
+        info.name,
+        folder,
+        f"a checkpoint's name is the one in its {OWN_FILE}, else its folder's: change it there",
+    )
     store.register_checkpoint(
         name=info.name,
         path=str(info.path),

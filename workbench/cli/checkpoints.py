@@ -132,8 +132,8 @@ def verify_checkpoint(session: Session, checkpoint: str, as_json: bool) -> None:
     else:
         print_fields({f"sha256 {name}": digest for name, digest in found.hashes.items()})
     if found.problems:
-        more = f", and {len(found.problems) - 1} more" if len(found.problems) > 1 else ""
         if not as_json:
-            for problem in found.problems:
+            for problem in found.problems[1:]:
                 click.echo(f"problem: {problem}")
-        raise CheckpointError(f"{folder}: {found.problems[0]}{more}")
+        more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
+        raise CheckpointError(f"{found.problems[0]}{more}")

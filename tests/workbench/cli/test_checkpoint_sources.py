@@ -8,10 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from core.checkpoints import fetch as fetching
+from core.checkpoints.describe import OWN_FILE
 from core.checkpoints.fetch import Choice, Fetched
 from core.checkpoints.listing import Listing, RemoteFile
+from core.demo import CHECKPOINT
 from core.errors import RetryLater
 from workbench.cli.main import run_command
 
@@ -108,3 +112,24 @@ def test_a_dry_fetch_and_a_failed_one(run: Run, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(fetching, "fetch", fail)
     code, out, err = run("fetch", "me/mine")
     assert (code, out, err) == (3, "", "error: me/mine: the Hub answered 503; try again later\n")
+
+
+def test_a_copy_does_not_take_the_name_of_the_embedded_checkpoint(run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "mine"
+    shutil.copytree(CHECKPOINT, copy)
+    code, out, err = run("add", copy)
+    assert (code, out) == (2, "") and str(CHECKPOINT) in err
+    record = json.loads((copy / OWN_FILE).read_text())
+    (copy / OWN_FILE).write_text(json.dumps(record | {"name": "mine"}))  # as the error says
+    assert run("add", copy)[0] == 0
+    assert str(copy) in run("show", "mine")[1]
+
+
+def test_a_fault_is_told_once_and_names_its_file_once(run: Run, golden: Path, tmp_path: Path) -> None:
+    tiny = ("--size", "tiny", "--layers", 1, "--dtype", "BF16", "--tokenizer", golden / "tokenizer_tiny")
+    assert run("random", tmp_path / "made", *tiny)[0] == 0
+    file = tmp_path / "made" / "Lance_Random" / "model.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {"surplus": torch.zeros(1)}, file)
+    code, out, err = run("verify", "lance-random-tiny")
+    assert code == 1 and "problem" not in out and err.count("surplus") == err.count(str(file)) == 1
