@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -79,12 +80,14 @@ def tree(store: Store) -> list[Row]:
         shown += [row | {"branch": "├─ "} for row in below[:-1]] + [
             row | {"branch": "└─ "} for row in below[-1:]
         ]
-    counts = {
-        row["name"]: row["n"]
-        for row in store.query(
-            "SELECT coalesce(variant, checkpoint) AS name, count(*) AS n FROM runs GROUP BY 1"
-        )
-    }
+    # What the run table shows of a row: of a checkpoint its own runs and its variants'.
+    counts: Counter[str] = Counter()
+    for made in store.query(
+        "SELECT checkpoint, variant, count(*) AS n FROM runs WHERE kind = 'evaluate' GROUP BY 1, 2"
+    ):
+        counts[made["checkpoint"]] += made["n"]
+        if made["variant"] is not None:
+            counts[made["variant"]] += made["n"]
     result: list[Row] = []
     for row in shown:
         missing = "complete"
@@ -95,7 +98,7 @@ def tree(store: Store) -> list[Row]:
                 missing = f"lacks {', '.join(info.missing)}"
         except WorkbenchError:
             missing = "gone" if not Path(row["path"]).is_dir() else "damaged; v says how"
-        result.append(row | {"missing": missing, "runs": counts.get(row["name"], 0)})
+        result.append(row | {"missing": missing, "runs": counts[row["name"]]})
     return result
 
 
@@ -174,10 +177,12 @@ class CheckpointsScreen(AreaScreen):
     async def action_open(self) -> None:
         from workbench.screens.runs import RunsScreen
 
-        name = self._row()["name"]
+        row = self._row()
+        column = "checkpoint" if row["kind"] == "checkpoint" else "name"
         screen = await self.app.go_to("runs")
         if isinstance(screen, RunsScreen):
-            await screen.set_filter(f"name:{name}")
+            text = f"{column}={row['name']}"
+            await screen.set_filter(f'"{text}"' if " " in text else text)
 
     async def action_sensitivity(self) -> None:
         from workbench.screens.sensitivity import SensitivityScreen

@@ -93,7 +93,20 @@ async def test_enter_on_a_variant_shows_its_runs(open_app: Any, database: Path) 
     async with open_app(database) as screen:
         await screen.press("4", "G")
         shown = await screen.press("enter")
-        assert "filter: name:lance-mini_int4-minmax-g64" in shown and "1 of 5 runs" in shown
+        assert "filter: name=lance-mini_int4-minmax-g64" in shown and "1 of 5 runs" in shown
+
+
+async def test_the_runs_of_a_checkpoint_are_as_many_as_its_row_says(open_app: Any, database: Path) -> None:
+    with Store.open(database) as store:  # neither is in the run table that enter leads to
+        store.start_run(checkpoint="lance-mini", kind="calibrate")
+        store.start_run(checkpoint="lance-mini2", kind="evaluate")
+    async with open_app(database) as screen:
+        shown = await screen.press("4")
+        row = next(line for line in shown.splitlines() if line.startswith("  lance-mini "))
+        index = screen.lines().index(row)
+        await screen.press(*["j"] * (index - 3))
+        shown = await screen.press("enter")
+        assert "filter: checkpoint=lance-mini " in shown and f"{row.split()[-1]} of 6 runs" in shown
 
 
 @pytest.mark.parametrize(
