@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 from collections.abc import Mapping, Sequence
@@ -61,8 +62,9 @@ def resolve(name: str, store: Registry | None = None) -> Path:
             raise UsageError(f"{name}: registered at {known}, which is gone; make it again")
         return known
     path = Path(name).expanduser()
-    if path.is_dir():
-        return path.resolve()
+    with contextlib.suppress(OSError):  # a name longer than a file's can be
+        if path.is_dir():
+            return path.resolve()
     known_names = [NAME, *(str(row["name"]) for row in (store.checkpoints() if store is not None else ()))]
     near = difflib.get_close_matches(name, known_names, n=1)
     meant = f"did you mean {near[0]}? " if near else ""

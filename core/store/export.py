@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from core.errors import UsageError
+from core.plain_text import visible
 from core.store.clock import now
 from core.store.columns import Column, interval_text
 
@@ -26,8 +27,8 @@ _BREAKS = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 def markdown_cell(text: str) -> str:
     """``text`` so that a GitHub table shows it as it is: markup escaped, line breaks as ``<br>``."""
-    escaped = _MARKUP.sub(r"\\\1", text.strip())
-    return _BREAKS.sub("<br>", escaped)
+    shown = visible(_BREAKS.sub("\n", text.strip()))
+    return _MARKUP.sub(r"\\\1", shown).replace("\n", "<br>")
 
 
 def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[bool]) -> str:
@@ -141,7 +142,7 @@ def versions_of(manifests: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 def plain_table(rows: Sequence[Sequence[str]], titles: Sequence[str], right: Sequence[bool]) -> str:
     """Aligned text for a terminal: headings, then rows, two spaces between columns, no line longer than it
     must be."""
-    cells = [[_BREAKS.sub(" ", cell) for cell in row] for row in (titles, *rows)]
+    cells = [[visible(_BREAKS.sub(" ", cell)) for cell in row] for row in (titles, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(titles))]
     lines = (
         "  ".join(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from core.errors import WorkbenchError
+from core.errors import UsageError, WorkbenchError
+from core.plain_text import visible
 from workbench.cli.session import Session
 
 NOUNS: dict[str, str] = {
@@ -102,21 +103,37 @@ def _misuse(error: click.UsageError) -> str:
     return f"{text}; see `{error.ctx.command_path} --help`"
 
 
+def _failed(text: str, code: int) -> int:
+    click.echo(f"error: {visible(' '.join(text.split()))}", err=True)
+    return code
+
+
+def _check_encoding(arguments: list[str]) -> None:
+    """Refuse an argument with bytes that are no UTF-8, which Python keeps as surrogates: SQLite and JSON take none."""
+    for word in arguments:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            shown = word.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            raise UsageError(
+                f"{shown}: is no UTF-8; rename the file, or give it a link with another name"
+            ) from None
+
+
 def run_command(arguments: list[str]) -> int:
     """Run one command; its exit code. Every error a user can meet ends here, as one line on stderr."""
     try:
+        _check_encoding(arguments)
         code = root.main(arguments, prog_name="lance-workbench", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except WorkbenchError as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
-        return error.exit_code
+        return _failed(str(error), error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
     except click.UsageError as error:
-        click.echo(f"error: {_misuse(error)}", err=True)
-        return error.exit_code
+        return _failed(_misuse(error), error.exit_code)
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from core.plain_text import visible
+
 if TYPE_CHECKING:
     from core.store import Store
 
@@ -64,7 +66,7 @@ def print_fields(fields: Mapping[str, Any]) -> None:
     width = max((len(key) for key in shown), default=0)
     for key, value in shown.items():
         text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
-        click.echo(f"{key.ljust(width)}  {text}")
+        click.echo(f"{key.ljust(width)}  {visible(text)}")
 
 
 def print_table(

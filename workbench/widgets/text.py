@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 
+from core.plain_text import visible as visible
 from workbench import look
 
 if TYPE_CHECKING:
@@ -17,17 +18,7 @@ if TYPE_CHECKING:
 
 Part = tuple[str, Style]
 
-_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
-_CONTROLS = {code: chr(0x2400 + code) for code in range(32) if chr(code) != "\n"}
-_CONTROLS |= dict.fromkeys((*range(127, 160), 8234, 8235, 8236, 8237, 8238, 8294, 8295, 8296), "�")
-_CONTROLS |= {0x2069: "�", 0x09: "    ", 0x0D: ""}
-
 _BREAK = re.compile(r"(\s+)")
-
-
-def visible(text: str) -> str:
-    """``text`` without terminal sequences and with control characters shown: an answer cannot steer the screen."""
-    return _SEQUENCE.sub("", text).translate(_CONTROLS)
 
 
 def strip(parts: Iterable[Part]) -> Strip:

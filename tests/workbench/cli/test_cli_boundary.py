@@ -112,6 +112,19 @@ def test_exit_codes(
             "error: lance-dem: no checkpoint or variant of that name and no such folder; did you mean lance-demo? "
             "`checkpoints list` shows them",
         ),
+        (
+            ["checkpoints", "show", "a" * 300],
+            f"error: {'a' * 300}: no checkpoint or variant of that name and no such folder; "
+            "`checkpoints list` shows them",
+        ),
+        (
+            ["checkpoints", "show", os.fsdecode(b"ck\xff")],
+            "error: ck\\xff: is no UTF-8; rename the file, or give it a link with another name",
+        ),
+        (
+            ["checkpoints", "show", "a\x1b[31mb"],
+            "error: ab: no checkpoint or variant of that name and no such folder; `checkpoints list` shows them",
+        ),
     ],
 )
 def test_wrong_usage_is_one_line_with_the_next_step(
@@ -119,6 +132,20 @@ def test_wrong_usage_is_one_line_with_the_next_step(
 ) -> None:
     assert run_command(["--db", str(db), *arguments]) == 2
     assert capsys.readouterr() == ("", f"{said}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["runs", "list", "--columns", "note"], ["runs", "export", "--columns", "note"], ["runs", "show", "1"]],
+)
+def test_what_was_recorded_cannot_steer_the_terminal(
+    arguments: list[str], db: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Store.open(db) as store:
+        store.update_run(1, note="so\x1b]0;title\x07 \x1b[31mred\x1b[0m\x08")
+    assert run_command(["--db", str(db), *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "so red\u2408" in out and "\x1b" not in out and "\x08" not in out
 
 
 def test_trouble_with_the_database_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
