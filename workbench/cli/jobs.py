@@ -52,15 +52,15 @@ def list_jobs(session: Session, every: bool, active: bool, as_json: bool) -> Non
         print_json(rows)
         return
     print_table(
-        ["job", "kind", "what", "state", "progress", "device"],
+        ["job", "kind", "what", "device", "state", "progress"],
         [
             [
                 str(row["id"]),
                 row["kind"],
                 what(row["kind"], row["spec"]),
+                row["slot"] or row["device"],
                 row["state"],
                 _waiting_for(row) or progress_text(row).removeprefix(row["state"]).strip(),
-                row["slot"] or row["device"],
             ]
             for row in rows
         ],

@@ -114,9 +114,9 @@ def outcome(row: Mapping[str, Any]) -> None:
     if row["state"] == "succeeded":
         return
     log = f"`lance-workbench jobs log {row['id']}`"
-    text = f"job {row['id']} {row['state']}: {row['message'] or 'no message'}; see {log}"
     if row["state"] == "cancelled":
-        raise Cancelled(text)
+        raise Cancelled(f"job {row['id']} was cancelled; see {log}")
+    text = f"job {row['id']} {row['state']}: {row['message'] or 'no message'}; see {log}"
     kinds: dict[int, type[WorkbenchError]] = {2: UsageError, 3: RetryLater}
     raise kinds.get(row["exit_code"], WorkbenchError)(text)
 

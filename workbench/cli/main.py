@@ -145,3 +145,8 @@ def run_command(arguments: list[str]) -> int:
         # nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # A name longer than a file's can be, a folder that may not be entered, a disk that fails.
+        if error.filename is None:
+            raise
+        return _failed(f"{os.fsdecode(error.filename)}: {error.strerror}", WorkbenchError.exit_code)

@@ -148,6 +148,21 @@ def test_what_was_recorded_cannot_steer_the_terminal(
     assert "so red\u2408" in out and "\x1b" not in out and "\x08" not in out
 
 
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments", [["recipes", "show", LONG], ["variants", "show", LONG], ["--db", LONG, "runs", "list"]]
+)
+def test_a_name_longer_than_a_file_can_have_is_one_line(
+    arguments: list[str], db: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["--db", str(db), *arguments]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.endswith(f"{LONG}: File name too long\n")
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+
+
 def test_trouble_with_the_database_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "bad.db"
     bad.write_text("no database " * 100)
