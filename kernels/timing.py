@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from statistics import median
 
 import torch
@@ -35,9 +36,15 @@ def copies_of(nbytes: int) -> int:
     return max(2, -(-ROTATION // nbytes))
 
 
+@cache
+def _aside(device: int) -> torch.cuda.Stream:
+    """One stream for all: the vendor's library keeps a workspace of 32 MB for each that it has seen."""
+    return torch.cuda.Stream(device)
+
+
 def _captured(calls: Sequence[Callable[[], object]]) -> tuple[torch.cuda.CUDAGraph, int]:
     """A graph that makes all ``calls`` in turn, over again until it has some, and how many it makes."""
-    stream = torch.cuda.Stream()
+    stream = _aside(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         calls[0]()

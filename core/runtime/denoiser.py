@@ -28,7 +28,6 @@ class Denoiser:
         self._markers = model.embed_text(drawing.packed.ids[[split.start, split.stop - 1]])
         self._table = model.position_rows(latent_position_ids(block.grid))
         device, layers = model.device, model.config.num_layers
-        self._aside = torch.cuda.Stream(device) if device.type == "cuda" else None
         caches = (drawing.conditional.cache, drawing.unconditional.cache)
         self._spans: list[slice] = []
         start = 0
@@ -75,7 +74,7 @@ class Denoiser:
         stack, model, count = self.stack, self.stack.model, self.count
         latents = model.embed_latents(self.latents, self.times, self._table)
         x = torch.cat([latents] * branches + [self._markers] * branches)
-        rows = Rows(branches * count, branches * 2, self._aside)
+        rows = Rows(branches * count, branches * 2, self.stack.aside)
         queries = x.new_empty(branches, count + 2, stack.heads, stack.head_dim)
 
         def attend(layer: int, qkv: Tensor, out: Tensor) -> None:

@@ -99,6 +99,8 @@ class Stack:
         self.layers = [(Expert.of(layer, ""), Expert.of(layer, GEN)) for layer in layers]
         self.final = (decoder.norm.weight.data, decoder.norm_moe_gen.weight.data)
         self.middle = config.intermediate_size
+        # One for all pictures: cuBLAS keeps a workspace of 32 MB for every stream that it has seen.
+        self.aside = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
 
     def run(self, x: Tensor, rows: Rows, attend: Attend) -> Tensor:
         """Run rows through all layers and the final norms.
