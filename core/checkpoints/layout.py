@@ -12,6 +12,9 @@ from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
 from core.quantization.groups import LINEARS, Structure
 
+FLOATS = ("F32", "F16", "BF16", "F64")
+"""safetensors dtype names of numbers that are weights as they stand; codes of 8 bits are not, without their scales."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -45,6 +48,11 @@ class Layout:
                 yield (
                     f"{source.entry(name).file}: {name} has shape {list(source.shape(name))}, "
                     f"wanted {list(shape)} by {self.config_file}"
+                )
+            elif source.dtype(name) not in FLOATS:
+                yield (
+                    f"{source.entry(name).file}: {name} is stored as {source.dtype(name)}, "
+                    f"wanted {', '.join(FLOATS)}; fetch it again"
                 )
         for name in source.keys():  # noqa: SIM118
             known = name in self.shapes or f"{name.rpartition('.')[0]}.weight" in packed

@@ -70,3 +70,10 @@ def test_a_file_that_is_not_what_was_fetched(model: Path) -> None:
     change(model / "model.safetensors", lambda t: t["llm2vae.bias"].add_(1))
     (problem,) = verify(model).problems
     assert "model.safetensors: SHA-256" in problem and "fetch it again" in problem
+
+
+def test_codes_in_the_place_of_a_weight_are_named(model: Path) -> None:
+    name = "language_model.model.layers.0.self_attn.q_proj.weight"
+    change(model / "model.safetensors", lambda t: t.update({name: t[name].to(torch.int8)}))
+    (problem,) = verify(model).problems
+    assert f"model.safetensors: {name} is stored as I8, wanted F32, F16, BF16, F64" in problem
