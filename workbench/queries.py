@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from core.store.filters import where
 from workbench import look
 from workbench.columns import RUN_COLUMNS
 from workbench.sheet import Column, Row
+
+_KIND = re.compile(r"(?:^|\s)-?kind[:=]")
 
 
 def count_unfinished(store: Store) -> int:
@@ -67,7 +70,7 @@ class RunSource:
     @property
     def condition(self) -> str:
         """The scope and the user's filter as one filter line; a filter that names kinds has its way."""
-        return self.filter if "kind" in self.filter else f"{self.scope} {self.filter}".strip()
+        return self.filter if _KIND.search(self.filter) else f"{self.scope} {self.filter}".strip()
 
     def count(self) -> int:
         return self.store.count_runs(self.condition)

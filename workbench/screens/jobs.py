@@ -172,7 +172,10 @@ class JobsScreen(AreaScreen):
     def _show_title(self) -> None:
         row = self.table.row
         if row is not None:
-            doing = "following" if self.log_view.following else "paused; G follows again"
+            if row["state"] in jobs.FINISHED:
+                doing = "complete" if self.log_view.following else "complete; G goes to its end"
+            else:
+                doing = "following" if self.log_view.following else "paused; G follows again"
             style = look.BOLD if self.log_view.has_focus else look.MUTED
             room = "─" * self.size.width
             self.log_title.show([(f" log of {row['id']} ─ {doing} {room}"[: self.size.width], style)])

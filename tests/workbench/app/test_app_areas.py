@@ -42,7 +42,7 @@ async def test_scrolling_the_log_up_pauses_and_the_end_follows_again(open_app: A
         shown = await screen.until("a new line")
         assert "following" in shown
         await screen.press("enter")
-        assert "log of 1" in await screen.press("down")
+        assert "log of 1 ─ complete" in await screen.press("down")
 
 
 async def test_cancelling_asks_and_then_kills(open_app: Any, database: Path) -> None:

@@ -109,6 +109,16 @@ async def test_a_wrong_filter_is_one_line_and_the_table_stays(open_app: Any, dat
         assert "lance-mini_int4-awq-g64" in shown
 
 
+async def test_only_a_term_on_the_kind_shows_runs_that_are_no_evaluations(
+    open_app: Any, database: Path
+) -> None:
+    with Store.open(database) as store:
+        store.start_run(checkpoint="mankind", kind="calibrate")
+    async with open_app(database) as screen:
+        assert "No run passes this filter" in await screen.press("slash", *"mankind", "enter")
+        assert "1 of 5 runs" in await screen.press("slash", *" kind=calibrate", "enter")
+
+
 async def test_a_filter_that_nothing_passes_says_so(open_app: Any, database: Path) -> None:
     async with open_app(database) as screen:
         assert "No run passes this filter" in await screen.press("slash", *"zzz", "enter")
