@@ -10,6 +10,7 @@ from rich.segment import Segment
 from textual.strip import Strip
 
 from core.store import Store
+from core.store.columns import number
 from workbench import look
 from workbench.comparison import Comparison, Row, Sample
 from workbench.widgets.difference import first_difference
@@ -18,6 +19,9 @@ from workbench.widgets.text import Part, columns, rule, strip, visible, wrapped
 
 WIDE = 100
 """From so many columns on, automatic layout puts the sides beside each other."""
+
+LEAST_WIDTH = 80
+"""What the remarks on a sample fit in: a terminal's usual width."""
 
 
 @dataclass
@@ -209,12 +213,14 @@ def _remarks(reference: Row, output: Row) -> list[Part]:
         parts += [(" truth ", look.MUTED), _tick(reference["truth"]), (" bf16 ", look.MUTED)]
         parts += [_tick(output["truth"]), (" variant", look.MUTED)]
     if output["kl"] is not None:
-        parts.append((f"   KL {output['kl']:.4f}", look.PLAIN))
+        parts.append((f"   KL {number(output['kl'], 4, output['kl'])}", look.PLAIN))
         if output["kl_max"] is not None:
-            parts.append(
-                (f" (max {output['kl_max']:.2f} at token {(output['kl_argmax'] or 0) + 1})", look.MUTED)
-            )
+            highest = number(output["kl_max"], 2, output["kl_max"])
+            parts.append((f" (max {highest} at token {(output['kl_argmax'] or 0) + 1})", look.MUTED))
     place = first_difference(reference["tokens"] or [], output["tokens"] or [])
-    if place is not None and cell_len("".join(text for text, _ in parts)) < 60:
-        parts.append((f"   parts at token {place + 1} of {len(reference['tokens'] or [])}", look.MUTED))
+    if place is not None:
+        used = sum(cell_len(text) for text, _ in parts)
+        short = f"   parts at token {place + 1}"
+        full = f"{short} of {len(reference['tokens'] or [])}"
+        parts += [(text, look.MUTED) for text in (full, short) if used + cell_len(text) <= LEAST_WIDTH][:1]
     return parts

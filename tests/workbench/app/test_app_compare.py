@@ -67,6 +67,17 @@ async def test_differing_words_are_highlighted_on_both_sides(open_app: Any, data
         assert marked(screen, look.ONLY_VARIANT) == ["44"]
 
 
+async def test_a_small_divergence_keeps_its_digits_and_the_line_its_end(
+    open_app: Any, database: Path
+) -> None:
+    with Store.open(database) as store:
+        store.execute("UPDATE outputs SET kl = 2.4e-6, kl_max = 1.3e-5 WHERE kl IS NOT NULL")
+    async with open_app(database, (80, 24)) as screen:
+        await open_minmax(screen)
+        shown = await screen.press("N")
+        assert "KL 2.4e-6 (max 1.3e-5 at token 5)   parts at token 5\n" in shown
+
+
 async def test_stepping_through_samples_and_mismatches(open_app: Any, database: Path) -> None:
     async with open_app(database) as screen:
         await open_minmax(screen)
