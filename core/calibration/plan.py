@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from core.calibration.predict import Prediction, predict
 from core.calibration.samples import DEFAULT_SAMPLES, MIXED, SampleSet, sample_set
+from core.calibration.sequences import CAPACITY, most_bytes
 from core.calibration.statistics import DEFAULT_ROWS
 from core.checkpoints.describe import CheckpointInfo
 from core.evaluation.answers import check_resolution
@@ -20,6 +22,7 @@ from core.evaluation.fit import check_task
 from core.evaluation.footprint import Footprint, footprint
 from core.evaluation.overlap import Evaluated
 from core.evaluation.samples import DEFAULT_TASKS, Settings
+from core.lance.config import LanceConfig
 from core.lance.loading import load_tokenizer
 from core.runtime.device import pick_device, pick_dtype
 from core.runtime.memory import free_bytes
@@ -48,7 +51,7 @@ class Plan:
     def summary(self) -> dict[str, Any]:
         """What a dry run tells."""
         needed = self.needed
-        host = needed.rows + (needed.device if self.device.type == "cpu" else 0)
+        host = needed.kept + (needed.device if self.device.type == "cpu" else 0)
         return {
             "checkpoint": self.info.name,
             "tasks": self.chosen.tasks,
@@ -96,7 +99,20 @@ def make_plan(spec: dict[str, Any], info: CheckpointInfo, store: Store | None) -
         buckets=predicted.buckets(),
         capacity=rows,
     )
+    needed = replace(needed, sequences=_kept_sequences(predicted, LanceConfig.from_folder(info.path), dtype))
     return Plan(info, chosen, settings, device, dtype, int(spec.get("seed") or 0), rows, predicted, needed)
+
+
+def _kept_sequences(predicted: Prediction, config: LanceConfig, dtype: torch.dtype) -> int:
+    """Bytes of whole sequences held at the end, when each task still has all that there could be room for."""
+    tokens: Counter[str] = Counter()
+    for buckets in predicted.buckets().values():
+        for bucket, count in buckets.items():
+            tokens[bucket.partition("/")[0]] += count
+    return sum(
+        most_bytes(config.hidden_size, config.head_dim, dtype.itemsize, min(count, CAPACITY))
+        for count in tokens.values()
+    )
 
 
 def files_of(spec: dict[str, Any]) -> list[str]:

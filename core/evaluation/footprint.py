@@ -42,7 +42,7 @@ _WIDE = 8
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes a run takes at its peak. ``rows`` are always on the host, the others where the model is."""
+    """Bytes a run takes at its peak. ``rows`` and ``sequences`` are on the host, the others where the model is."""
 
     weights: int
     vae: int
@@ -50,11 +50,17 @@ class Footprint:
     activations: int
     sums: int = 0
     rows: int = 0
+    sequences: int = 0
 
     @property
     def device(self) -> int:
         """What the model's device has to hold."""
         return self.weights + self.vae + self.cache + self.activations + self.sums
+
+    @property
+    def kept(self) -> int:
+        """What a calibration keeps, on the host."""
+        return self.rows + self.sequences
 
     def parts(self) -> dict[str, int]:
         """The parts that are not zero, by name."""
@@ -119,8 +125,8 @@ def check_fit(info: CheckpointInfo, needed: Footprint, device: torch.device, dty
     """
     kind = str(dtype).removeprefix("torch.")
     host = torch.device("cpu")
-    on_device = needed.device + (needed.rows if device.type == "cpu" else 0)
-    places = [(device, on_device)] + ([(host, needed.rows)] if device.type != "cpu" else [])
+    on_device = needed.device + (needed.kept if device.type == "cpu" else 0)
+    places = [(device, on_device)] + ([(host, needed.kept)] if device.type != "cpu" else [])
     for place, size in places:
         free = memory.free_bytes(place)
         if free is None or size <= free:

@@ -14,6 +14,7 @@ from PIL import Image
 from core.calibration import job
 from core.calibration.plan import make_plan
 from core.calibration.record import CalibrationRecord, load_record
+from core.calibration.sequences import load_sequences
 from core.calibration.statistics import StatisticsFile
 from core.checkpoints.describe import describe
 from core.errors import UsageError, WorkbenchError
@@ -135,8 +136,11 @@ def test_tokens_are_foretold(
     plan = make_plan(spec, describe(tiny_checkpoint), None)
     predicted = plan.predicted.named()
     assert predicted == record.by_role(), "no answer of the tiny model ends by itself within three tokens"
-    file = StatisticsFile(
-        Path(tiny_world.context.store.calibration("all")["path"]) / "statistics.safetensors"
+    folder = Path(tiny_world.context.store.calibration("all")["path"])
+    file = StatisticsFile(folder / "statistics.safetensors")
+    sequences = load_sequences(folder / "sequences.safetensors")
+    assert (
+        sum(one.hidden.nbytes + one.cos.nbytes + one.sin.nbytes for one in sequences) <= plan.needed.sequences
     )
     rows = sum(file.moments(key, bucket).rows.nbytes for key in file.keys() for bucket in file.buckets(key))  # noqa: SIM118
     assert plan.needed.rows == 2 * rows
