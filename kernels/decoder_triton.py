@@ -11,9 +11,10 @@ from torch import Tensor
 
 
 @functools.cache
-def _overlaps(device: torch.device) -> bool:
+def overlaps(device: torch.device) -> bool:
     """Whether a kernel can be launched before the one it depends on has ended (compute capability 9.0)."""
-    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    return nvidia and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def chain(x: Tensor) -> dict[str, bool]:
@@ -23,8 +24,7 @@ def chain(x: Tensor) -> dict[str, bool]:
     ``gdc_wait`` before it reads what the launch before it wrote, and before it writes anything. It lets the next
     one start only after that: programs of kernels further ahead would sit where those due now have to run.
     """
-    early = x.is_cuda and _overlaps(x.device)
-    return {"CHAINED": True, "launch_pdl": True} if early else {"CHAINED": False}
+    return {"CHAINED": True, "launch_pdl": True} if overlaps(x.device) else {"CHAINED": False}
 
 
 @triton.jit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from kernels.config import Config
 from kernels.decode import INT4, NVFP4, NVFP4_REST
 from kernels.decoder_ops import swiglu
+from kernels.decoder_triton import chain, overlaps
 from kernels.expand import expand
 from kernels.hopper import fits, launch_hopper
 from kernels.matmul import matmul
@@ -26,12 +26,6 @@ own weights come at the cost of these.
 def _rest(weight: TiledWeight, dtype: torch.dtype) -> float:
     """The power of two that ``kernels.decode`` leaves to the sum."""
     return 1.0 if weight.factors is None else NVFP4_REST[str(dtype).removeprefix("torch.")]
-
-
-@cache
-def overlaps(device: torch.device) -> bool:
-    """Whether ``device`` can start a kernel while the one before it still runs."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def _constants(weight: TiledWeight, x: Tensor, blocks: int = 1) -> dict[str, Any]:
@@ -130,12 +124,9 @@ def decode_rows(weight: TiledWeight, first: int, count: int, like: Tensor) -> Te
     out = torch.empty(count, weight.columns, dtype=like.dtype, device=like.device)
     rows = 32 if like.is_cuda else 16
     grid = (triton.cdiv(weight.columns, BLOCK), triton.cdiv(count, rows))
-    constants = _constants(weight, like) | {"CHAINED": overlaps(like.device)}
-    if overlaps(like.device):
-        constants["launch_pdl"] = True
     expand[grid](
         weight.codes, weight.scales, out, first, count, weight.rows, weight.columns,
-        **constants, BLOCK_N=rows, num_warps=4,
+        **_constants(weight, like), **chain(like), BLOCK_N=rows, num_warps=4,
     )  # fmt: skip
     return out
 

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from kernels.config import Config, Entry, read_tuned, tuned_file, tuned_text
+from kernels.decoder_triton import overlaps
 from kernels.hopper import candidates as hopper_candidates
-from kernels.launch import launch, overlaps
+from kernels.launch import launch
 from kernels.processes import failures
 from kernels.tiles import BLOCK
 from kernels.timing import ROWS, SHAPES, compare, copies_of, microseconds, random_rows, random_tiles
