@@ -19,6 +19,18 @@ from workbench.places import absolute_suite
 
 FORMATS = ("table", "markdown", "json")
 
+format_option = click.option(
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    default="table",
+    show_default=True,
+    help="markdown and json have every linear.",
+)
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write markdown or JSON to this file."
+)
+
 
 @click.command("sensitivity")
 @click.argument("checkpoint")
@@ -38,17 +50,8 @@ FORMATS = ("table", "markdown", "json")
     "several times. Without it, samples that are drawn for the embedded checkpoint, or the text that comes along.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many samples of each suite.")
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(FORMATS),
-    default="table",
-    show_default=True,
-    help="markdown and json have every linear.",
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write markdown or JSON to this file."
-)
+@format_option
+@out_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @detach_option
 @json_option
@@ -99,17 +102,8 @@ def sensitivity(
 
 @click.command("sensitivities")
 @click.argument("name", required=False)
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(FORMATS),
-    default="table",
-    show_default=True,
-    help="markdown and json have every linear.",
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write markdown or JSON to this file."
-)
+@format_option
+@out_option
 @json_option
 @click.pass_obj
 def sensitivities(session: Session, name: str | None, format_: str, out: Path | None, as_json: bool) -> None:
