@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parent / "tuned"
 HOPPER = "NVIDIA H100 80GB HBM3"
 """The device that is shipped for its kind."""
 
-Kernel = Literal["matmul", "hopper", "expand"]
+Kernel = Literal["direct", "matmul", "hopper", "expand"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,11 @@ class Config:
 
     ``matmul``: ``block_m`` x ``block_n`` outputs a program, K divided among ``splits`` programs and, inside
     one, taken ``blocks`` blocks at a time. With ``ahead`` a number it starts before the previous kernel has
-    ended, where the device can, and asks for that many blocks of weights meanwhile. ``hopper``:
-    ``hopper_matmul`` with such tiles. ``expand``: ``chunk`` weight rows (0: all of them) at a time are decoded into
-    scratch memory and multiplied by the vendor's library.
+    ended, where the device can, and asks for that many blocks of weights meanwhile. ``direct``:
+    ``direct_matmul`` with such tiles, all steps of a program read at once if they are no more than ``stages``, and at
+    most ``registers`` (0: any number) a thread. ``hopper``: ``hopper_matmul`` with such tiles. ``expand``:
+    ``chunk`` weight rows (0: all of them) at a time are decoded into scratch memory and multiplied by the vendor's
+    library.
     """
 
     kernel: Kernel
@@ -45,6 +47,7 @@ class Config:
     splits: int = 1
     ahead: int | None = None
     chunk: int = 0
+    registers: int = 0
 
     @property
     def label(self) -> str:
@@ -54,7 +57,10 @@ class Config:
         if self.kernel == "hopper":
             return f"hopper {self.block_m}x{self.block_n} w{self.warps} s{self.stages} k{self.splits}"
         shape = f"{self.block_m}x{self.block_n}x{self.blocks}"
-        ahead = "" if self.ahead is None else f" a{self.ahead}"
+        if self.kernel == "direct":
+            most = f" r{self.registers}" if self.registers else ""
+            return f"direct {shape} w{self.warps} s{self.stages} k{self.splits}{most}"
+        ahead = "" if self.ahead is None else f" a{self.ahead} r{self.chunk}"
         return f"{self.kernel} {shape} w{self.warps} s{self.stages} k{self.splits}{ahead}"
 
     def to_json(self) -> dict[str, Any]:

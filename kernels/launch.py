@@ -12,6 +12,7 @@ from kernels.config import Config
 from kernels.decode import INT4, NVFP4, NVFP4_REST
 from kernels.decoder_ops import swiglu
 from kernels.decoder_triton import chain, overlaps
+from kernels.direct import launch_direct
 from kernels.expand import expand
 from kernels.hopper import fits, launch_hopper
 from kernels.matmul import matmul
@@ -62,6 +63,8 @@ def launch(
     width = n // 2 if gated else n
     if out is None:
         out = torch.empty(m, width, dtype=x.dtype, device=x.device)
+    if config.kernel == "direct":
+        return launch_direct(x, weight, bias, config, gated, out)
     if config.kernel != "matmul":
         if gated:
             both = torch.empty(m, n, dtype=x.dtype, device=x.device)

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from kernels.config import Config, Entry, read_tuned, tuned_file, tuned_text
 from kernels.decoder_triton import overlaps
+from kernels.direct import candidates as direct_candidates
 from kernels.hopper import candidates as hopper_candidates
 from kernels.launch import launch
 from kernels.processes import failures
 from kernels.tiles import BLOCK
 from kernels.timing import ROWS, SHAPES, compare, copies_of, microseconds, random_rows, random_tiles
-from kernels.trial import attempt
+from kernels.trial import Trial, attempt
 
 # Rows of a tile of activations to (rows of weight, blocks, warps, stages); what does not fit the device's shared
 # memory fails to compile and drops out.
@@ -75,6 +76,7 @@ def candidates(m: int, rows: int, columns: int, processors: int) -> Iterator[Con
     if m >= 256:
         for parts in (1, 2, 4) if rows > 8192 else (1,):
             yield Config("expand", chunk=0 if parts == 1 else -(-rows // parts // 256) * 256)
+    yield from direct_candidates(m, rows, columns, processors, device)
     if m >= 32:
         yield from hopper_candidates(m, rows, columns, processors, device)
     if m > 2304:
@@ -115,39 +117,39 @@ class Case:
     ms: tuple[int, ...]
     gated: bool
 
-    def even(self, config: Config) -> bool:
-        """Whether every step of ``config`` has all of its columns."""
-        return self.columns % (BLOCK * config.blocks) == 0
+    def trial(self, format: str, config: Config) -> Trial:  # noqa: A002
+        """What shows whether ``config`` is right for the case, and has its kernel compiled."""
+        if config.kernel == "direct":
+            # Its steps are compiled in.
+            return Trial(format, config, self.gated, self.columns)
+        # In how many parts and how much ahead is no matter of compilation; whether all steps are whole is.
+        even = self.columns % (BLOCK * config.blocks) == 0
+        tried = replace(config, splits=min(config.splits, 2), ahead=config.ahead and 1)
+        return Trial(format, tried, self.gated, 1024 if even else 896)
 
 
-def _tried(config: Config) -> Config:
-    """What stands for ``config`` at its trial: in how many parts and how much ahead is no matter of compilation."""
-    return replace(config, splits=min(config.splits, 2), ahead=config.ahead and 1)
-
-
-def try_all(formats: list[str], cases: list[Case]) -> dict[tuple[str, Config, bool, bool], str]:
+def try_all(formats: list[str], cases: list[Case]) -> dict[Trial, str]:
     """Fill Triton's cache with every kernel that ``cases`` can ask for; what is wrong with those that fail."""
     processors = torch.cuda.get_device_properties(0).multi_processor_count
     wanted = {
-        (_tried(config), case.gated, case.even(config))
+        case.trial(format, config)
+        for format in formats  # noqa: A001
         for case in cases
         for m in case.ms
         for config in candidates(m, case.rows, case.columns, processors)
         if not case.gated or _can_gate(config)
     }
-    jobs = [(format, *what) for format in formats for what in wanted]  # noqa: A001
-    workers = os.cpu_count() or 1
-    return failures(attempt, jobs, workers, PATIENCE)
+    return failures(attempt, list(wanted), os.cpu_count() or 1, PATIENCE)
 
 
 def _can_gate(config: Config) -> bool:
-    return config.kernel == "matmul" and config.splits == 1
+    return config.kernel in ("direct", "matmul") and config.splits == 1
 
 
 def tune_case(
     format: str,  # noqa: A002
     case: Case,
-    failed: Collection[tuple[str, Config, bool, bool]],
+    failed: Collection[Trial],
     report: list[tuple[int, str, float]],
 ) -> list[Entry]:
     """The fastest configuration for each number of rows, leaving out what ``failed`` in ``try_all``.
@@ -169,7 +171,7 @@ def tune_case(
         for config in candidates(m, rows, columns, processors):
             if case.gated and not _can_gate(config):
                 continue
-            if (format, _tried(config), case.gated, case.even(config)) in failed:
+            if case.trial(format, config) in failed:
                 continue
             try:
                 taken = microseconds(calls(config), 5)
@@ -207,8 +209,8 @@ def tune(
     cases = [Case(key, *shape, ms, False) for key, shape in SHAPES.items()]
     cases.append(Case("gate_up gated", *SHAPES["gate_up"], tuple(m for m in ms if m <= 16), True))
     failed = try_all(formats, cases)
-    for (format, config, _, _), reason in failed.items():  # noqa: A001
-        print(f"left out: {format} {config.label}: {reason}", flush=True)
+    for trial, reason in failed.items():
+        print(f"left out: {trial.format} {trial.config.label}: {reason}", flush=True)
     print(f"compiled and checked in {time.monotonic() - begin:.0f} s", flush=True)
     held = list(read_tuned(output))
     entries: list[Entry] = []

@@ -136,7 +136,7 @@ class Memory:
         return Memory(self.array, self.at + offset)
 
 
-def _decode_half(format: int) -> Callable[..., list[Tensor]]:  # noqa: A002
+def decode_half_of(format: int) -> Callable[..., list[Tensor]]:  # noqa: A002
     """``kernels.decode.decode_half`` in numpy; NVFP4 a 256th of its value, as REST has it for bfloat16."""
     e2m1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 
@@ -201,7 +201,7 @@ class Emulator:
             "tl": types.SimpleNamespace(extra=types.SimpleNamespace(cuda=cuda)), "gl": gl,
             "gluon": types.SimpleNamespace(jit=lambda fn=None, **options: fn if fn else lambda f: f),
             "mbarrier": mbarrier, "tma": tma, "fence_async_shared": lambda: None, "INT4": 0,
-            "warpgroup_mma": self.multiply, "warpgroup_mma_wait": self.finish, "decode_half": _decode_half(format),
+            "warpgroup_mma": self.multiply, "warpgroup_mma_wait": self.finish, "decode_half": decode_half_of(format),
         }  # fmt: skip
         exec(compile(source(), str(module.__file__), "exec"), self.names)
 

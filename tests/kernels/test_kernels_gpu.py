@@ -63,11 +63,18 @@ def test_nvfp4_at_every_number_of_rows(dtype: torch.dtype) -> None:
 )  # fmt: skip
 def test_shapes_that_fill_no_whole_tile(dtype: torch.dtype, weight: StoredWeight) -> None:
     check(moved(weight, "cuda"), (1, 5, 16, 40, 100, 600), dtype)
+    check(moved(weight, "cuda"), (1, 5, 16), dtype, Config("direct", 8, 16, 4, 2, 1))
+    check(moved(weight, "cuda"), (1, 11), dtype, Config("direct", 16, 32, 2, 2, 8, 2))
 
 
 @pytest.mark.parametrize(
     "config",
     [
+        Config("direct", 8, 16, 16, 4, 1),
+        Config("direct", 8, 16, 4, 1, 1, registers=168),
+        Config("direct", 8, 32, 2, 2, 4, 2),
+        Config("direct", 16, 16, 4, 4, 1, 3),
+        Config("direct", 8, 64, 8, 8, 1),
         Config("matmul", 8, 16, 1, 1, 4, 2),
         Config("matmul", 8, 32, 1, 2, 4, 5),
         Config("matmul", 8, 128, 1, 8, 4),
@@ -126,11 +133,11 @@ def test_fused_nvfp4_with_global_scales_of_its_own_per_part() -> None:
     check(moved(concatenate_nvfp4(parts), "cuda"), (1, 64, 700), torch.bfloat16)
 
 
-def test_a_captured_graph_splits_k_again_at_every_replay() -> None:
+@pytest.mark.parametrize("config", [Config("matmul", 8, 64, 1, 4, 3, 8), Config("direct", 8, 16, 2, 2, 1, 4)])
+def test_a_captured_graph_splits_k_again_at_every_replay(config: Config) -> None:
     stored = moved(int4(512, 2048, 64, False, 3), "cuda")
     tiled = tile(stored)
     x = draw(4, 2048, torch.bfloat16)
-    config = Config("matmul", 8, 64, 1, 4, 3, 8)
     launch(x, tiled, None, config)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -150,6 +157,8 @@ def test_a_captured_graph_splits_k_again_at_every_replay() -> None:
 @pytest.mark.parametrize(
     "config",
     [
+        Config("direct", 8, 16, 8, 4, 1),
+        Config("direct", 8, 16, 4, 2, 2, 2),
         Config("matmul", 8, 16, 4, 4, 3, ahead=16),
         Config("matmul", 8, 32, 1, 2, 4, 4, ahead=2),
         Config("matmul", 16, 64, 1, 4, 3, 8, ahead=0),
@@ -157,10 +166,13 @@ def test_a_captured_graph_splits_k_again_at_every_replay() -> None:
     ],
     ids=lambda config: config.label.replace(" ", "-"),
 )
-def test_a_chain_of_early_starts_reads_what_was_written_and_overwrites_what_was_read(config: Config) -> None:
+@pytest.mark.parametrize("one", [True, False], ids=["one row", "whole tile"])
+def test_a_chain_of_early_starts_reads_what_was_written_and_overwrites_what_was_read(
+    config: Config, one: bool
+) -> None:
     """Two buffers in turn, by kernels that start before the one they depend on has ended."""
     tiled = [tile(moved(int4(1024, 1024, 64, False, seed), "cuda")) for seed in range(3)]
-    first = draw(config.block_m, 1024, torch.bfloat16)
+    first = draw(1 if one else config.block_m, 1024, torch.bfloat16)
     buffers = [torch.empty_like(first), torch.empty_like(first)]
 
     def run(wait: bool) -> torch.Tensor:

@@ -1,0 +1,140 @@
+"""Run ``direct_matmul``: what it needs of a device, what is worth trying, and its launch; needs Triton."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import triton
+from torch import Tensor
+
+from kernels.config import Config
+from kernels.decode import INT4, NVFP4, NVFP4_REST
+from kernels.decoder_triton import overlaps
+from kernels.tiles import BLOCK, TICKETS, TiledWeight
+
+# Rows of weight, blocks a step, warps, steps held at once, most registers of a thread (0: as the compiler likes).
+TILES = (
+    (16, 16, 4, 1, 0),
+    (16, 16, 4, 1, 168),
+    (16, 16, 8, 1, 0),
+    (16, 8, 4, 2, 0),
+    (16, 8, 2, 2, 0),
+    (16, 8, 4, 3, 128),
+    (16, 4, 1, 1, 0),
+    (16, 4, 2, 4, 0),
+    (16, 4, 4, 4, 0),
+    (16, 2, 2, 8, 0),
+    (32, 4, 2, 1, 0),
+)
+
+MOST_ROWS = 16
+"""Rows of activations from which on other kernels are faster."""
+
+
+@cache
+def available(device: torch.device) -> bool:
+    """Whether ``device`` has the instructions that the kernel is made of: an NVIDIA GPU, sm_80 or newer."""
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    return nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def candidates(m: int, rows: int, columns: int, processors: int, device: torch.device) -> Iterator[Config]:
+    """Configurations worth timing for ``m`` rows of activations and a weight [``rows``, ``columns``]."""
+    if not available(device) or m > MOST_ROWS:
+        return
+    blocks = triton.cdiv(columns, BLOCK)
+    for block_n, step, warps, stages, registers in TILES:
+        tiles = triton.cdiv(rows, block_n)
+        for splits in (1, 2, 3, 4):
+            share = triton.cdiv(blocks, splits)
+            # Parts of K only where there are multiprocessors for them, and of steps that are mostly full.
+            if splits > 1 and (tiles * splits > 4 * processors or share < 16):
+                continue
+            if triton.cdiv(share, step) * step <= 1.25 * share:
+                yield Config(
+                    "direct", max(8, triton.next_power_of_2(m)), block_n, step, warps, stages, splits,
+                    registers=registers,
+                )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Division:
+    """How a product is divided among programs, and each one's part of K into steps."""
+
+    grid: tuple[int, int, int]
+    """Tiles of activations, tiles of weight, parts of K."""
+    share: int
+    """Blocks of K of a part."""
+    constants: dict[str, int | bool]
+    """What ``direct_matmul`` is compiled for."""
+
+
+def division(weight: TiledWeight, config: Config, gated: bool, m: int) -> Division:
+    """How ``config`` divides ``weight`` and ``m`` rows of activations."""
+    tiles = triton.cdiv(weight.rows // 2 if gated else weight.rows, config.block_n // (1 + gated))
+    across = triton.cdiv(m, config.block_m)
+    blocks = triton.cdiv(weight.columns, BLOCK)
+    share = triton.cdiv(blocks, config.splits) if tiles * across <= TICKETS else blocks
+    splits = triton.cdiv(blocks, share)
+    steps = triton.cdiv(share, config.blocks)
+    constants = {
+        "SPLIT": splits > 1,
+        "EVEN": weight.columns % (BLOCK * share) == 0 and share % config.blocks == 0,
+        "STEPS": steps,
+        "WHOLE": (weight.columns // BLOCK - (splits - 1) * share) // config.blocks,
+        "LOOP": steps > config.stages,
+    }
+    return Division((across, tiles, splits), share, constants)
+
+
+def launch_direct(
+    x: Tensor, weight: TiledWeight, bias: Tensor | None, config: Config, gated: bool, out: Tensor
+) -> Tensor:
+    """``out = x W^T + bias``, or its halves gated; arguments as ``kernels.launch.launch``."""
+    from kernels.direct_matmul import direct_matmul
+
+    m, n, k = x.shape[0], weight.rows, weight.columns
+    divided = division(weight, config, gated, m)
+    # An argument that the configuration leaves unread still needs a pointer.
+    partial = weight.tickets
+    if divided.constants["SPLIT"]:
+        size = math.prod(divided.grid) * config.block_n * config.block_m
+        partial = torch.empty(size, dtype=torch.float32, device=x.device)
+    integers = weight.factors is None
+    early = overlaps(x.device)
+    direct_matmul[divided.grid](
+        x,
+        weight.codes,
+        weight.scales,
+        weight.scales if integers else weight.factors,
+        x if bias is None else bias,
+        out,
+        partial,
+        weight.tickets,
+        m,
+        n,
+        k,
+        divided.grid[2],
+        divided.share,
+        x.stride(0),
+        out.stride(0),
+        GROUP=weight.group,
+        FORMAT=INT4 if integers else NVFP4,
+        REST=1.0 if integers else NVFP4_REST[str(x.dtype).removeprefix("torch.")],
+        BIAS=bias is not None,
+        SWIGLU=gated,
+        BLOCK_M=config.block_m,
+        BLOCK_N=config.block_n,
+        BLOCKS=config.blocks,
+        ONE=m == 1,
+        OVERLAP=early,
+        **divided.constants,
+        num_warps=config.warps,
+        **({"launch_pdl": True} if early else {}),
+        **({"maxnreg": config.registers} if config.registers else {}),
+    )
+    return out
