@@ -19,8 +19,8 @@ from core.errors import CheckpointError
 from core.files import disk_errors, replacing, sha256_file
 from core.formats.safetensors_file import save_tensors
 
-MAX_SHARD_BYTES = 1_000_000_000
-"""A shard is closed once it holds this much; a single tensor may exceed it."""
+MAX_SHARD_BYTES = 500_000_000
+"""What a shard holds at most, unless a single unit exceeds it: all of it waits in memory until it is written."""
 
 _COPIED = (".json", ".txt", ".jinja", ".model")
 _OWN_NAMES = {HF_CONFIG_FILE, INDEX_FILE, OWN_FILE, "README.md", "recipe.toml"}
@@ -37,20 +37,26 @@ class Written:
 
 
 class ShardWriter:
-    """Collects tensors unit by unit and writes a shard whenever enough have come together."""
+    """Collects tensors unit by unit and writes a shard before another unit would make it too large."""
 
     def __init__(self, folder: Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
         self._folder = folder
         self._limit = max_shard_bytes
         self._waiting: dict[str, Tensor] = {}
+        self._held = 0
+        """Bytes that wait."""
         self._shards: list[list[str]] = []
         self._size = 0
 
     def add(self, unit: Mapping[str, Tensor]) -> None:
         """Take a finished unit; tensors on the CPU."""
+        size = sum(tensor.nbytes for tensor in unit.values())
+        if self._held + size > self._limit:
+            self._flush()
         self._waiting |= unit
-        self._size += sum(tensor.nbytes for tensor in unit.values())
-        if sum(tensor.nbytes for tensor in self._waiting.values()) >= self._limit:
+        self._held += size
+        self._size += size
+        if self._held >= self._limit:
             self._flush()
 
     def _part(self, index: int) -> Path:
@@ -62,7 +68,7 @@ class ShardWriter:
             tensors = {name: self._waiting[name] for name in names}
             save_tensors(tensors, self._part(len(self._shards)))
             self._shards.append(names)
-            self._waiting = {}
+            self._waiting, self._held = {}, 0
 
     def finish(self) -> Written:
         """Write what waits, give the shards their final names and write the index."""

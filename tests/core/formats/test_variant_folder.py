@@ -20,7 +20,8 @@ def test_units_are_cut_into_shards_that_an_index_joins(tmp_path: Path) -> None:
     for unit in units:
         writer.add(unit)
     written = writer.finish()
-    assert len(written.files) == 2
+    assert len(written.files) == 3
+    assert all(path.stat().st_size < 1000 + 300 for path in tmp_path.glob("model-*")), "beside their headers"
     assert not list(tmp_path.glob("part-*"))
     for name, digest in written.files.items():
         assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
@@ -29,6 +30,16 @@ def test_units_are_cut_into_shards_that_an_index_joins(tmp_path: Path) -> None:
     for unit in units:
         for name, tensor in unit.items():
             assert torch.equal(source.get(name), tensor)
+
+
+def test_what_waits_is_written_before_a_unit_would_make_it_too_much(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, max_shard_bytes=1000)
+    sizes: list[int] = []
+    for index, elements in enumerate((100, 100, 300, 50, 200)):
+        writer.add({f"unit{index}": torch.zeros(elements)})
+        sizes.append(len(list(tmp_path.glob("part-*"))))
+    # Two fit; the third is too large for any shard and waits for none; the last fills one to the byte.
+    assert sizes == [0, 0, 2, 2, 3]
 
 
 def test_a_variant_folder_holds_all_a_reader_needs(tiny_world: Any, tiny_checkpoint: Path) -> None:
