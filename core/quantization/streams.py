@@ -28,6 +28,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from core.calibration.sequences import InputSequence, bucket_of
 from core.errors import CheckpointError
@@ -119,7 +120,8 @@ def held(shapes: Sequence[tuple[int, int]], channels: int, head_dim: int, extent
     fitted = max(4 * (4 * k * k + 5 * n * k) for n, k in shapes)
     # Inputs, outputs and errors of the widest group, and the mask.
     running = 4 * extent.longest * (3 * max(n + k for n, k in shapes) + 2 * extent.longest)
-    return Held(carried + fitted + running, 4 * extent.tokens * 4 * channels)
+    # What qkv reads, and the residual stream behind the attention.
+    return Held(carried + fitted + running, 2 * extent.tokens * 4 * channels)
 
 
 class _Reached(Exception):  # noqa: N818 - no fault: nothing behind it is wanted
@@ -145,7 +147,11 @@ class Streams:
         self._quantized = list(self._exact)
         self._sequences = [_placed(one, device) for one in sequences]
         self._seen: list[dict[Place, Tensor]] = []
-        """By sequence: what the unquantized layer's groups read, or add up to; on the host."""
+        """By sequence: what qkv reads in the unquantized layer, and what the attention's output makes of the residual
+        stream; on the host. All else that its groups read or add up to follows from these and from ``_exact``.
+        """
+        self._norms: dict[Expert, Weights] = {}
+        """Parameters of the norm that lies between the residual stream and gate and up."""
 
     @property
     def exact(self) -> list[Tensor]:
@@ -169,8 +175,9 @@ class Streams:
             CheckpointError: hidden states that are not finite.
         """
         experts = tuple(self._structure.experts) if watched else ()
-        watching = [(what, expert) for expert in experts for what in ("qkv", RESIDUAL, "gate_up", "out")]
+        watching = [(what, expert) for expert in experts for what in ("qkv", RESIDUAL)]
         self._seen = []
+        self._norms = {expert: self._norm_weights(layer, weights, expert) for expert in experts}
         passed = []
         for index, x in enumerate(self._exact):
             found, out = self._run(layer, weights, x, index, watching)
@@ -185,11 +192,16 @@ class Streams:
         Raises:
             CheckpointError: hidden states that are not finite.
         """
+        self._seen = []
         passed = []
         for index, x in enumerate(self._quantized):
             passed.append(self._run(layer, weights, x, index, ())[1])
         self._quantized = passed
         self._check(passed, layer, "as quantized")
+
+    def close(self) -> None:
+        """Let go of all hidden states, once no layer follows that needs them."""
+        self._exact, self._quantized, self._sequences, self._seen = [], [], [], []
 
     def correct(
         self, group: LinearGroup, current: Weights, weights: Sequence[Tensor], scale: Tensor, inputs: Inputs
@@ -221,13 +233,13 @@ class Streams:
             numbers[sequence.task] += 1
             found = self._watch(group.layer, current, index, watching)
             rows = found[group.kind, group.expert]
-            if added is None:
-                wanted = self._seen[index][group.kind, group.expert].to(self._device)
-                error = (wanted / scale - rows) @ stacked.t()
-            else:
-                wanted = self._seen[index][added, group.expert].to(self._device)
-                error = wanted - found[added, group.expert]
-            halves[half].add(rows, counts, error)
+            wanted = self._wanted(group, index)
+            lacks = (
+                (wanted / scale - rows) @ stacked.t()
+                if added is None
+                else wanted - found[added, group.expert]
+            )
+            halves[half].add(rows, counts, lacks)
         target, share, moments = corrected(stacked, halves)
         # Rows of both kinds count alike; the recorded ones are of more samples, the others of this model.
         part = moments.count / (moments.count + len(inputs.sample))
@@ -235,6 +247,30 @@ class Streams:
         moments.add(inputs.sample, inputs.sample_weight * (1 - part))
         curvature = moments.curvature(inputs.mean_sq)
         return Corrected(list(target.split([len(one) for one in weights])), share, curvature)
+
+    def _wanted(self, group: LinearGroup, index: int) -> Tensor:
+        """What a group of the unquantized layer reads of a sequence or, where it adds to the residual stream, what that
+        is behind it; float32 [rows of the expert, channels].
+        """
+        if group.kind == "down":
+            return self._exact[index][self._own(index, group.expert)]
+        seen = "qkv" if group.kind == "qkv" else RESIDUAL
+        rows = self._seen[index][seen, group.expert].to(self._device)
+        if group.kind != "gate_up":
+            return rows
+        # Kept, it would take as much of the host again as the stream that it is the norm of.
+        norm = self._runner.module(group.layer).get_submodule(self._norm_path(group.layer, group.expert))
+        normed: Tensor = functional_call(norm, dict(self._norms[group.expert]), (rows,))
+        return normed
+
+    def _norm_path(self, layer: int, expert: Expert) -> str:
+        return self.below(layer, self._structure.module(layer, NORMS["gate_up"], expert))
+
+    def _norm_weights(self, layer: int, weights: Weights, expert: Expert) -> Weights:
+        prefix = self._norm_path(layer, expert) + "."
+        return {
+            name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)
+        }
 
     def _watch(
         self, layer: int, weights: Weights, index: int, watching: Sequence[Place]
@@ -330,7 +366,8 @@ def _placed(sequence: InputSequence, device: torch.device) -> InputSequence:
     """A sequence on a device, without the hidden states it begins with."""
     return InputSequence(
         sequence.task,
-        sequence.hidden[:0],
+        # Not a part of them, which would keep them all.
+        sequence.hidden.new_empty(0, sequence.hidden.shape[1]),
         sequence.cos.to(device),
         sequence.sin.to(device),
         sequence.visible.to(device),

@@ -21,7 +21,7 @@ from core.lance.video import Clip
 from core.quantization import streams as streams_module
 from core.quantization.correction import ErrorMoments, corrected
 from core.quantization.losses import Inputs
-from core.quantization.streams import Streams
+from core.quantization.streams import Extent, Streams, held
 
 SMALL: dict[str, Any] = {"resolution": "image_256res"}
 TIME = 0.625
@@ -182,6 +182,52 @@ def inputs_of(pipeline: Any, linear: str, caption: str) -> torch.Tensor:
     context.velocity(scene.start, drawing.times(TIME), drawing.positions)
     hook.remove()
     return torch.cat(rows)
+
+
+@torch.inference_mode()
+def test_without_rounding_no_group_lacks_anything_to_the_bit(
+    tiny_pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wanted is in part computed again: it must be what the layer really read, or gave."""
+    known = cases(tiny_pipeline)
+    streams = streams_of(tiny_pipeline, [one for one, _ in known])
+    lacking: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        streams_module.ErrorMoments, "add", lambda self, rows, weight, error: lacking.append(error)
+    )
+    monkeypatch.setattr(streams_module, "corrected", lambda weight, halves: (weight, 0.0, halves[0].inputs))
+    weights = layer_weights(tiny_pipeline.model, 0)
+    streams.enter(0, weights, watched=True)
+    for group in tiny_pipeline.config.structure.layer_groups(0):
+        own = [weights[streams.below(0, f"{name}.weight")] for name in group.linears]
+        channels = own[0].shape[1]
+        recorded = Inputs(*(torch.ones(2, channels), torch.zeros(2)), *(torch.ones(channels),) * 3,
+                          torch.ones(2, channels), torch.ones(2))  # fmt: skip
+        lacking.clear()
+        assert streams.correct(group, weights, own, torch.ones(channels), recorded) is not None
+        assert lacking and all(not error.any() for error in lacking), group.key
+
+
+@torch.inference_mode()
+def test_two_values_a_channel_of_each_token_wait_on_the_host_while_a_layer_is_watched(
+    tiny_pipeline: Any,
+) -> None:
+    sequences = [one for one, _ in cases(tiny_pipeline)]
+    streams = streams_of(tiny_pipeline, sequences)
+    channels = streams.exact[0].shape[1]
+    tokens = sum(map(len, sequences))
+
+    def waiting() -> int:
+        return sum(rows.nbytes for seen in streams._seen for rows in seen.values())
+
+    weights = layer_weights(tiny_pipeline.model, 0)
+    streams.enter(0, weights, watched=True)
+    assert waiting() == 2 * 4 * tokens * channels
+    assert waiting() == held([(channels, channels)], channels, 16, Extent(tokens)).host
+    streams.leave(0, weights)
+    assert waiting() == 0
+    streams.close()
+    assert streams.exact == streams.quantized == []
 
 
 @torch.inference_mode()
