@@ -6,14 +6,15 @@ from __future__ import annotations
 class WorkbenchError(Exception):
     """Base of every error a user can cause or meet; its text is shown as one line, without a traceback.
 
-    ``exit_code`` is what the command line exits with: 1 job failed, 2 usage, 3 retry later, 130 interrupted.
+    ``exit_code`` is what the command line exits with: 1 for a job, a gate or a check that failed, and for a file or
+    database that cannot be read or written; 2 for wrong usage; 3 for try again later; 130 for interrupted.
     """
 
     exit_code = 1
 
 
 class UsageError(WorkbenchError):
-    """The request itself is wrong: an unknown recipe, suite, name or option value."""
+    """The request itself is wrong: an option's value, or the name or number of something that is not there."""
 
     exit_code = 2
 

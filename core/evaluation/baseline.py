@@ -80,8 +80,8 @@ def chosen(store: Store, run_id: int, evaluation: dict[str, Any]) -> Baseline:
     ``evaluation`` is what is about to be run, as ``evaluate.describe_evaluation`` has it.
 
     Raises:
-        UsageError: it is of a variant, unfinished, of other samples or settings, or its kept file is gone.
-        StoreError: there is no such run.
+        UsageError: there is no such run; it is of a variant, unfinished, of other samples or settings, or its kept
+            file is gone.
     """
     row = store.run(run_id)
     if row["recipe"] != BF16 or row["state"] != "succeeded" or row["kind"] != "evaluate":

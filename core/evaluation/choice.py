@@ -19,8 +19,8 @@ def pairs(store: Store, first: str | None, second: str, suite: str | None = None
     if it is one of that name.
 
     Raises:
-        UsageError: nothing of that name was evaluated, or the second was not scored against a bf16 run.
-        StoreError: there is no run of that number.
+        UsageError: there is no run of that number, nothing of that name was evaluated, or the second was not scored
+            against a bf16 run.
     """
     if first is not None and first.isdigit() and second.isdigit():
         return [(int(first), int(second))]

@@ -98,8 +98,7 @@ def compare(store: Store, first_id: int, second_id: int) -> Comparison:
     """Compare two evaluations of one suite on the samples that both have.
 
     Raises:
-        StoreError: there is no such run.
-        UsageError: a run of another kind, two different suites, or no sample in common.
+        UsageError: there is no such run, a run of another kind, two different suites, or no sample in common.
     """
     first, second = store.run(first_id), store.run(second_id)
     for run in (first, second):

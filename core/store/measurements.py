@@ -157,14 +157,16 @@ def chosen(store: Store, ids: Sequence[int]) -> list[dict[str, Any]]:
     """The named benchmark runs; without names, those of the latest job that made any, oldest first.
 
     Raises:
-        UsageError: a run that is no benchmark, or there is none.
-        StoreError: an unknown run.
+        UsageError: an unknown run, one that is no benchmark, or there is none.
     """
     if ids:
         runs = [store.run(run_id) for run_id in ids]
         for run in runs:
             if run["kind"] != "bench":
-                raise UsageError(f"run {run['id']}: is no benchmark but of kind {run['kind']}")
+                raise UsageError(
+                    f"run {run['id']}: is no benchmark but of kind {run['kind']}; "
+                    "`lance-workbench runs list kind=bench` shows those that are"
+                )
         return runs
     latest = store.runs("kind=bench", limit=1)
     if not latest:

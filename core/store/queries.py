@@ -35,6 +35,10 @@ class Queries(Database):
 
     # -- runs ---------------------------------------------------------------------------------------
 
+    def no_run(self, run_id: int) -> UsageError:
+        """What is raised where a run is asked for that is not there."""
+        return UsageError(f"run {run_id}: not in {self.path}; `lance-workbench runs list` shows what is")
+
     def runs(
         self,
         filter: str = "",  # noqa: A002 - the word of the screens and of the command line
@@ -72,7 +76,7 @@ class Queries(Database):
         """One run with its scores and, under ``manifest``, its manifest.
 
         Raises:
-            StoreError: there is no such run.
+            UsageError: there is no such run.
         """
         rows = self.query(
             "SELECT t.*, m.body AS manifest FROM run_table t LEFT JOIN manifests m ON m.run_id = t.id "
@@ -80,7 +84,7 @@ class Queries(Database):
             (run_id,),
         )
         if not rows:
-            raise StoreError(f"run {run_id}: not in {self.path}; `lance-workbench runs list` shows what is")
+            raise self.no_run(run_id)
         return decoded(rows[0])
 
     def latest_run(self, **equals: Any) -> Row | None:
@@ -124,11 +128,13 @@ class Queries(Database):
         """One sample's output.
 
         Raises:
-            StoreError: there is no such output.
+            UsageError: there is no such output.
         """
         rows = self.query("SELECT * FROM outputs WHERE run_id = ? AND idx = ?", (run_id, idx))
         if not rows:
-            raise StoreError(f"run {run_id}: no output with index {idx}")
+            raise UsageError(
+                f"run {run_id}: no output with index {idx}; `lance-workbench runs show {run_id} --outputs` shows all"
+            )
         return decoded(rows[0])
 
     def output_keys(self, run_id: int, columns: Sequence[str] = ("exact",)) -> list[Row]:
@@ -149,7 +155,9 @@ class Queries(Database):
         """
         found = self.value("SELECT bytes FROM media WHERE sha256 = ?", (sha256,))
         if found is None:
-            raise StoreError(f"picture {sha256[:12]}…: not in {self.path}")
+            raise StoreError(
+                f"picture {sha256[:12]}…: not in {self.path}; `lance-workbench doctor` checks the database"
+            )
         return bytes(found)
 
     # -- checkpoints and calibrations -----------------------------------------------------------------

@@ -9,7 +9,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 
-from core.errors import StoreError, UsageError
+from core.errors import UsageError
 from core.store.clock import now
 from core.store.queries import Queries
 
@@ -78,7 +78,7 @@ class Store(Queries):
         """Set columns of a run, such as ``tags``, ``note`` or ``size_bytes``.
 
         Raises:
-            StoreError: there is no such run.
+            UsageError: there is no such run.
         """
         self._known("runs", fields)
         # Plain SQL: the app calls this for tags and notes, and should not pay for sqlite_utils.
@@ -86,15 +86,14 @@ class Store(Queries):
         if not self.execute(
             f"UPDATE runs SET {names} WHERE id = :run_id_", {**_encoded(fields), "run_id_": run_id}
         ):
-            raise StoreError(f"run {run_id}: not in {self.path}")
+            raise self.no_run(run_id)
 
     def finish_run(self, run_id: int, state: str = "succeeded", duration_s: float | None = None) -> None:
         """Close a run: ``state`` is succeeded, failed, cancelled or lost. Synced to the disk before it
         returns.
 
         Raises:
-            UsageError: another state.
-            StoreError: there is no such run.
+            UsageError: another state, or there is no such run.
         """
         if state not in FINISHED:
             raise UsageError(f"run {run_id}: cannot finish as {state!r}; wanted one of {', '.join(FINISHED)}")
@@ -104,7 +103,7 @@ class Store(Queries):
             durable=True,
         )
         if not changed:
-            raise StoreError(f"run {run_id}: not in {self.path}")
+            raise self.no_run(run_id)
 
     def set_scores(self, run_id: int, **scores: float | None) -> None:
         """Set the named scores of a run; scores not named keep their values."""

@@ -3,6 +3,7 @@ exit codes."""
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -68,8 +69,9 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, asked: bool)
 @click.command(
     cls=Nouns,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Without a command the app opens. Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 try again later, "
-    "130 interrupted.",
+    epilog="Without a command the app opens. Exit codes: 0 ok; 1 failed (a job, a gate, a check, or a file or "
+    "database that cannot be used); 2 wrong usage (of options, or the name or number of something that is not "
+    "there); 3 try again later; 130 interrupted.",
 )
 @click.option(
     "--db",
@@ -149,4 +151,7 @@ def run_command(arguments: list[str]) -> int:
         # A name longer than a file's can be, a folder that may not be entered, a disk that fails.
         if error.filename is None:
             raise
-        return _failed(f"{os.fsdecode(error.filename)}: {error.strerror}", WorkbenchError.exit_code)
+        # A name too long for any file is one that was typed; the others are the machine's doing.
+        typed = error.errno == errno.ENAMETOOLONG
+        code = (UsageError if typed else WorkbenchError).exit_code
+        return _failed(f"{os.fsdecode(error.filename)}: {error.strerror}", code)

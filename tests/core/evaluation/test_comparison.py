@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from core.errors import StoreError, UsageError
+from core.errors import UsageError
 from core.evaluation import comparison, documents, report
 from core.store import Store
 
@@ -123,7 +123,7 @@ def test_what_cannot_be_compared(store: Store) -> None:
     made = _run(store, "int4", [], kind="quantize")
     with pytest.raises(UsageError, match="of the kind quantize"):
         comparison.compare(store, first, made)
-    with pytest.raises(StoreError, match="run 99"):
+    with pytest.raises(UsageError, match="run 99"):
         comparison.compare(store, first, 99)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from core.errors import StoreError, UsageError
+from core.errors import UsageError
 from core.evaluation.choice import pairs
 from core.store import Store
 
@@ -67,5 +67,5 @@ def test_what_is_unknown(store: Store) -> None:
         pairs(store, "demo_int3", "demo_int4", "t2i")
     with pytest.raises(UsageError, match="run 2 of demo_bf16 has no baseline"):
         pairs(store, None, "2")
-    with pytest.raises(StoreError, match="run 99"):
+    with pytest.raises(UsageError, match="run 99"):
         pairs(store, None, "99")

@@ -138,9 +138,12 @@ def test_outputs_media_and_manifest_come_back(store: Store) -> None:
     assert store.media(first) == b"picture"
     assert store.run(run_id)["manifest"] == facts
     assert store.output_keys(run_id) == [{"idx": 0, "sample_key": "a", "exact": 1.0}]
-    for missing in (lambda: store.output(run_id, 9), lambda: store.media("0" * 64), lambda: store.run(99)):
-        with pytest.raises(StoreError):
+    for missing in (lambda: store.output(run_id, 9), lambda: store.run(99)):
+        with pytest.raises(UsageError, match="`lance-workbench runs "):
             missing()
+    # Nobody asks for a picture by its digest: a row refers to one that is gone.
+    with pytest.raises(StoreError, match="doctor"):
+        store.media("0" * 64)
     with pytest.raises(StoreError, match="FOREIGN KEY"):
         store.add_output(run_id, 1, sample_key="b", input_media="f" * 64)
 
@@ -166,7 +169,7 @@ def test_a_run_finishes_in_a_known_state_only(store: Store) -> None:
         store.finish_run(run_id, "done")
     store.finish_run(run_id, "succeeded", 1.5)
     assert store.run(run_id)["duration_s"] == 1.5
-    with pytest.raises(StoreError, match="run 77"):
+    with pytest.raises(UsageError, match="run 77"):
         store.finish_run(77)
 
 

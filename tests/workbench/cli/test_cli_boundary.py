@@ -73,7 +73,11 @@ def test_what_the_store_and_the_jobs_leave_alone(statement: str, forbidden: tupl
     ("arguments", "code", "words"),
     [
         (["runs", "list"], 0, ""),
-        (["runs", "show", "77"], 1, "error: run 77: not in"),
+        (["runs", "show", "77"], 2, "error: run 77: not in"),
+        (["runs", "tag", "77", "--tags", "x"], 2, "`lance-workbench runs list` shows what is"),
+        (["bench", "show", "77"], 2, "error: run 77: not in"),
+        (["bench", "show", "1"], 2, "`lance-workbench runs list kind=bench` shows those that are"),
+        (["compare", "77", "78"], 2, "error: run 77: not in"),
         (["jobs", "show", "77"], 2, "error: job 77: not in"),
         (["runs", "list", "--sort", "colour"], 2, "error: sort 'colour': unknown column"),
         (["runs", "list", "colour:red"], 2, "unknown column 'colour'"),
@@ -157,7 +161,7 @@ LONG = "a" * 300
 def test_a_name_longer_than_a_file_can_have_is_one_line(
     arguments: list[str], db: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command(["--db", str(db), *arguments]) == 1
+    assert run_command(["--db", str(db), *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.endswith(f"{LONG}: File name too long\n")
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
