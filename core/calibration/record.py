@@ -110,15 +110,24 @@ def find_calibration(store: Store, name: str) -> Path:
     """The folder of a calibration by registered name or by path.
 
     Raises:
-        UsageError: neither.
+        UsageError: neither, or the registered folder is gone.
     """
     row = store.calibration(name)
     if row is not None:
+        if not Path(row["path"]).is_dir():
+            raise UsageError(
+                f"{name}: registered at {row['path']}, which is gone; `calibrations run` makes it again"
+            )
         return Path(row["path"])
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser().resolve()
-    known = ", ".join(str(row["name"]) for row in store.calibrations()) or "none"
-    raise UsageError(f"{name}: no such calibration and no such folder; calibrations are {known}")
+    known = [str(row["name"]) for row in store.calibrations()]
+    there = (
+        f"`calibrations show` lists {', '.join(known)}"
+        if known
+        else "`calibrations run CHECKPOINT` makes one"
+    )
+    raise UsageError(f"{name}: no such calibration and no such folder; {there}")
 
 
 def load_record(folder: Path) -> CalibrationRecord:
@@ -130,7 +139,9 @@ def load_record(folder: Path) -> CalibrationRecord:
     """
     path = folder / RECORD_FILE
     if not path.is_file():
-        raise UsageError(f"{folder}: no calibration: it has no {RECORD_FILE}; run `calibrations run`")
+        raise UsageError(
+            f"{folder}: no calibration: it has no {RECORD_FILE}; `calibrations run CHECKPOINT` makes one"
+        )
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
         version = body.pop("format")

@@ -95,7 +95,8 @@ def family_of(folder: Path) -> Family:
     path = folder / HF_CONFIG_FILE
     if not path.is_file():
         raise CheckpointError(
-            f"{folder}: no checkpoint: neither {CONFIG_FILE} (a Lance) nor {HF_CONFIG_FILE} (a causal LM) is there"
+            f"{folder}: no checkpoint: neither {CONFIG_FILE} (a Lance) nor {HF_CONFIG_FILE} (a causal LM) is there; "
+            "give the folder that holds one, or a name that `checkpoints list` shows"
         )
     if "model_type" not in read_json(path):
         raise CheckpointError(f"{path}: names no model_type, so it is no causal LM that transformers loads")

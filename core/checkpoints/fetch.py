@@ -58,7 +58,8 @@ def _hub_errors(repo: str) -> Iterator[None]:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise UsageError(
-            f"{repo}: no such repository, or it is private and HF_TOKEN does not open it"
+            f"{repo}: no such repository, or it is private and HF_TOKEN does not open it; "
+            "look its name up on huggingface.co"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise UsageError(f"{repo}: no such revision; leave it out for the newest") from error

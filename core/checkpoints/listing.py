@@ -86,7 +86,8 @@ def _models(
             "are not read: take a repository or --revision that has them"
         )
     raise UsageError(
-        f"{listing.repo}: holds no checkpoint: neither {CONFIG_FILE} (a Lance) nor {HF_CONFIG_FILE} (a causal LM) in it"
+        f"{listing.repo}: holds no checkpoint: neither {CONFIG_FILE} (a Lance) nor {HF_CONFIG_FILE} (a causal LM) in "
+        "it; give another repository"
     )
 
 

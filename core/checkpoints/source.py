@@ -117,9 +117,9 @@ def weight_files(folder: Path) -> list[Path]:
         if (folder / name).is_file():
             return [folder / name]
     raise CheckpointError(
-        f"{folder}: no checkpoint: wanted {INDEX_FILE}, {' or '.join(WEIGHT_FILES)} in it"
+        f"{folder}: no checkpoint: wanted {INDEX_FILE}, {' or '.join(WEIGHT_FILES)} in it; fetch it again"
         if folder.is_dir()
-        else f"{folder}: no such folder"
+        else f"{folder}: no such folder; `checkpoints list` shows what is known"
     )
 
 

@@ -37,7 +37,9 @@ def pairs(store: Store, first: str | None, second: str, suite: str | None = None
         else:
             found += [(other["id"], row["id"]) for other in _counterparts(store, first, row)]
     if not found:
-        raise UsageError(f"{first} and {second} were not evaluated on the same suite")
+        raise UsageError(
+            f"{first} and {second} were not evaluated on the same suite; `evaluate NAME --suite SUITE` does that"
+        )
     return found
 
 
@@ -55,9 +57,9 @@ def _evaluations(store: Store, name: str, suite: str | None) -> list[Row]:
     if not rows:
         known = sorted({str(row["name"]) for row in store.runs("kind=evaluate state=succeeded")})
         where = f" on {suite}" if suite else ""
-        raise UsageError(
-            f"{name}: no finished evaluation{where}; evaluated are {', '.join(known) or '(none)'}"
-        )
+        there = f"evaluated are {', '.join(known)}; " if known else ""
+        way = f"`evaluate {name}{f' --suite {suite}' if suite else ''}` runs one"
+        raise UsageError(f"{name}: no finished evaluation{where}; {there}{way}")
     return rows
 
 

@@ -103,7 +103,10 @@ def compare(store: Store, first_id: int, second_id: int) -> Comparison:
     first, second = store.run(first_id), store.run(second_id)
     for run in (first, second):
         if run["kind"] != "evaluate":
-            raise UsageError(f"run {run['id']} is of the kind {run['kind']}: wanted an evaluation")
+            raise UsageError(
+                f"run {run['id']} is of the kind {run['kind']}: wanted an evaluation; "
+                "`runs list kind=evaluate` shows them"
+            )
     if (first["suite"], first["task"]) != (second["suite"], second["task"]):
         raise UsageError(
             f"run {first_id} is of the suite {first['suite']}, run {second_id} of {second['suite']}: wanted one suite"

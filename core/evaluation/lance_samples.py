@@ -188,7 +188,8 @@ def _find(path: Path, name: str, item: Any, noun: str) -> Path:
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise DataError(
-            f"{path}: {name}: the {noun} {item} is not there, nor is {base} in {folder} or {folder / 'media'}"
+            f"{path}: {name}: the {noun} {item} is not there, nor is {base} in {folder} or {folder / 'media'}; "
+            "put it there, or correct its path"
         )
     return found
 

@@ -64,10 +64,14 @@ class LanceQuantFiles:
         kind = next((kind for kind, name in META_FILES.items() if (folder / name).is_file()), None)
         if kind is None:
             raise UsageError(
-                f"{folder}: no variant of lance-quant: it has no {' and no '.join(META_FILES.values())}"
+                f"{folder}: no variant of lance-quant: it has no {' and no '.join(META_FILES.values())}; "
+                "give the folder that lance-quant wrote"
             )
         if not (folder / WEIGHTS_FILES[kind]).is_file():
-            raise UsageError(f"{folder}: no variant of lance-quant: it has no {WEIGHTS_FILES[kind]}")
+            raise UsageError(
+                f"{folder}: no variant of lance-quant: it has no {WEIGHTS_FILES[kind]}; "
+                "give the folder that lance-quant wrote"
+            )
         path = folder / META_FILES[kind]
         try:
             meta: dict[str, Any] = read_json(path)["per_weight"]

@@ -36,7 +36,7 @@ def read_image(path: Path) -> Image.Image:
             image.load()
             return to_rgb(image)
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image") from error
+        raise DataError(f"{path}: no such image; give the path of one that is there") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not an image that can be read; wanted PNG, JPEG, WebP or GIF") from error
 

@@ -139,7 +139,7 @@ def _measure(av: Any, path: Path) -> tuple[int, int]:
         DataError: no such file, or no video frames in it.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such video")
+        raise DataError(f"{path}: no such video; give the path of one that is there")
     with av.open(str(path)) as container:
         streams = container.streams.video
         rate = streams[0].average_rate if streams else None

@@ -82,6 +82,11 @@ def named(data_dir: Path, name: str) -> Result:
     """
     file = path_of(data_dir, name)
     if not file.is_file():
-        known = ", ".join(other.stem for other in files(data_dir)) or "none"
-        raise UsageError(f"{name}: no such sensitivity; measured are {known}")
+        known = [other.stem for other in files(data_dir)]
+        there = (
+            f"`variants sensitivities` lists {', '.join(known)}"
+            if known
+            else "`variants sensitivity CHECKPOINT --calibration NAME` measures one"
+        )
+        raise UsageError(f"{name}: no such sensitivity; {there}")
     return read(file)

@@ -76,7 +76,9 @@ def add_checkpoint(session: Session, folder: Path, as_json: bool) -> None:
     """
     place = folder.expanduser()
     if not place.is_dir():
-        raise UsageError(f"{folder}: no such folder")
+        raise UsageError(
+            f"{folder}: no such folder; give one that holds a checkpoint, or fetch one: `checkpoints fetch`"
+        )
     structure = structure_of(place)
     fields = _register(session.open(create=True), place, {"structure": words(structure)})
     _print(fields, as_json)

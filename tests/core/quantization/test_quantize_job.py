@@ -178,7 +178,7 @@ def test_unknown_names_are_refused(tiny_checkpoint: Path, context: Any) -> None:
         spec | {"calibration": "mine"},
         context,
         UsageError,
-        "mine: no such calibration .*calibrations are none",
+        "mine: no such calibration .*`calibrations run CHECKPOINT` makes one",
     )
     refuse(
         spec | {"recipe": "int4-awq"},

@@ -170,7 +170,7 @@ async def test_what_is_not_there_or_damaged_is_said(open_app: Any, measured: Pat
         shown = await screen.press("j", "S")
         assert "damaged" in shown and "delete it and measure again" in " ".join(shown.split())
     assert run_command(["--db", str(measured), "variants", "sensitivities", "nothing"]) == 2
-    assert "nothing: no such sensitivity; measured are" in capsys.readouterr().err
+    assert "nothing: no such sensitivity; `variants sensitivities` lists" in capsys.readouterr().err
 
 
 async def test_without_any_result_the_screen_says_how_to_get_one(open_app: Any, database: Path) -> None:

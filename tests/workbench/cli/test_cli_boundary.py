@@ -26,6 +26,7 @@ def db(tmp_path: Path) -> Path:
             run_id = store.start_run(checkpoint="lance-demo", variant=variant, suite="demo-x2t", device="CPU")
             store.set_scores(run_id, kl=0.1 * run_id, exact=0.5, exact_low=0.4, exact_high=0.6)
             store.finish_run(run_id)
+        store.register_calibration(name="two", checkpoint="lance-demo", path=str(tmp_path / "two"))
     return tmp_path / "runs.db"
 
 
@@ -75,6 +76,12 @@ def test_what_the_store_and_the_jobs_leave_alone(statement: str, forbidden: tupl
         (["runs", "list"], 0, ""),
         (["runs", "show", "77"], 2, "error: run 77: not in"),
         (["runs", "tag", "77", "--tags", "x"], 2, "`lance-workbench runs list` shows what is"),
+        (
+            ["calibrations", "show", "mine"],
+            2,
+            "mine: no such calibration and no such folder; `calibrations show` lists two",
+        ),
+        (["calibrations", "show", "two"], 2, "which is gone; `calibrations run` makes it again"),
         (["bench", "show", "77"], 2, "error: run 77: not in"),
         (["bench", "show", "1"], 2, "`lance-workbench runs list kind=bench` shows those that are"),
         (["compare", "77", "78"], 2, "error: run 77: not in"),
@@ -136,6 +143,44 @@ def test_wrong_usage_is_one_line_with_the_next_step(
 ) -> None:
     assert run_command(["--db", str(db), *arguments]) == 2
     assert capsys.readouterr() == ("", f"{said}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["calibrations", "show", "mine"],
+            "mine: no such calibration and no such folder; `calibrations run CHECKPOINT` makes one",
+        ),
+        (
+            ["calibrations", "merge", "mine", "--name", "both"],
+            "mine: no such calibration and no such folder; `calibrations run CHECKPOINT` makes one",
+        ),
+        (
+            ["variants", "show", "mine"],
+            "mine: no checkpoint or variant of that name and no such folder; `checkpoints list` shows them",
+        ),
+        (
+            ["variants", "sensitivities", "mine"],
+            "mine: no such sensitivity; `variants sensitivity CHECKPOINT --calibration NAME` measures one",
+        ),
+        (["compare", "mine"], "mine: no finished evaluation; `evaluate mine` runs one"),
+        (
+            ["bench", "show"],
+            "no benchmark is recorded; `lance-workbench bench` makes one",
+        ),
+        (
+            ["checkpoints", "add", "/no/such"],
+            "/no/such: no such folder; give one that holds a checkpoint, or fetch one: `checkpoints fetch`",
+        ),
+    ],
+)
+def test_what_is_not_in_an_empty_database_is_said_with_what_makes_it(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Store.open(tmp_path / "runs.db").close()
+    assert run_command(["--db", str(tmp_path / "runs.db"), *arguments]) == 2
+    assert capsys.readouterr() == ("", f"error: {said}\n")
 
 
 @pytest.mark.parametrize(

@@ -134,8 +134,11 @@ def test_gates_that_cannot_be_judged(run: Any, stored: tuple[int, int], gate: st
 def test_compare_mistakes(run: Any, stored: tuple[int, int]) -> None:
     code, out, err = run("compare", "demo", "demo_int5")
     assert (code, out) == (2, "")
-    assert err == "error: demo_int5: no finished evaluation; evaluated are demo_bf16, demo_int4-g64\n"
-    assert run("compare", "1", "99")[0] == 1
+    assert err == (
+        "error: demo_int5: no finished evaluation; evaluated are demo_bf16, demo_int4-g64; "
+        "`evaluate demo_int5` runs one\n"
+    )
+    assert run("compare", "1", "99")[0] == 2
 
 
 @pytest.mark.parametrize(
