@@ -18,6 +18,7 @@ from core.checkpoints.source import INDEX_FILE
 from core.errors import CheckpointError
 from core.files import disk_errors, replacing, sha256_file
 from core.formats.safetensors_file import save_tensors
+from core.host_memory import return_freed
 
 MAX_SHARD_BYTES = 500_000_000
 """What a shard holds at most, unless a single unit exceeds it: all of it waits in memory until it is written."""
@@ -69,6 +70,8 @@ class ShardWriter:
             save_tensors(tensors, self._part(len(self._shards)))
             self._shards.append(names)
             self._waiting, self._held = {}, 0
+            del tensors
+            return_freed()
 
     def finish(self) -> Written:
         """Write what waits, give the shards their final names and write the index."""
