@@ -146,6 +146,11 @@ class Streams:
         self._exact = [one.hidden.to(device).float() for one in sequences]
         self._quantized = list(self._exact)
         self._sequences = [_placed(one, device) for one in sequences]
+        channels = sequences[0].hidden.shape[1] if sequences else 0
+        self._host = torch.empty(2 * sum(map(len, sequences)), channels)
+        """Where ``_seen`` lies, layer after layer: pieces that come and go would leave holes in the heap that little
+        else fits into.
+        """
         self._seen: list[dict[Place, Tensor]] = []
         """By sequence: what qkv reads in the unquantized layer, and what the attention's output makes of the residual
         stream; on the host. All else that its groups read or add up to follows from these and from ``_exact``.
@@ -178,11 +183,14 @@ class Streams:
         watching = [(what, expert) for expert in experts for what in ("qkv", RESIDUAL)]
         self._seen = []
         self._norms = {expert: self._norm_weights(layer, weights, expert) for expert in experts}
-        passed = []
+        passed, used = [], 0
         for index, x in enumerate(self._exact):
             found, out = self._run(layer, weights, x, index, watching)
             passed.append(out)
-            self._seen.append({place: rows.cpu() for place, rows in found.items()})
+            self._seen.append({})
+            for place, rows in found.items():
+                self._seen[index][place] = self._host[used : used + len(rows)].copy_(rows)
+                used += len(rows)
         self._exact = passed
         self._check(passed, layer, "of the checkpoint")
 
@@ -192,7 +200,6 @@ class Streams:
         Raises:
             CheckpointError: hidden states that are not finite.
         """
-        self._seen = []
         passed = []
         for index, x in enumerate(self._quantized):
             passed.append(self._run(layer, weights, x, index, ())[1])
@@ -202,6 +209,7 @@ class Streams:
     def close(self) -> None:
         """Let go of all hidden states, once no layer follows that needs them."""
         self._exact, self._quantized, self._sequences, self._seen = [], [], [], []
+        self._host = self._host.new_empty(0)
 
     def correct(
         self, group: LinearGroup, current: Weights, weights: Sequence[Tensor], scale: Tensor, inputs: Inputs

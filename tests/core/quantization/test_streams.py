@@ -217,17 +217,18 @@ def test_two_values_a_channel_of_each_token_wait_on_the_host_while_a_layer_is_wa
     channels = streams.exact[0].shape[1]
     tokens = sum(map(len, sequences))
 
-    def waiting() -> int:
-        return sum(rows.nbytes for seen in streams._seen for rows in seen.values())
-
-    weights = layer_weights(tiny_pipeline.model, 0)
-    streams.enter(0, weights, watched=True)
-    assert waiting() == 2 * 4 * tokens * channels
-    assert waiting() == held([(channels, channels)], channels, 16, Extent(tokens)).host
-    streams.leave(0, weights)
-    assert waiting() == 0
+    for layer in range(2):
+        streams.enter(layer, layer_weights(tiny_pipeline.model, layer), watched=True)
+        kept = [rows for seen in streams._seen for rows in seen.values()]
+        assert sum(rows.nbytes for rows in kept) == 2 * 4 * tokens * channels
+        # In one place, and nothing beside it: what is foretold.
+        assert len({rows.untyped_storage().data_ptr() for rows in kept}) == 1
+        assert (
+            kept[0].untyped_storage().nbytes()
+            == held([(channels, channels)], channels, 16, Extent(tokens)).host
+        )
     streams.close()
-    assert streams.exact == streams.quantized == []
+    assert streams.exact == streams.quantized == streams._seen == [] and streams._host.nbytes == 0
 
 
 @torch.inference_mode()
