@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from core.errors import StoreError, UsageError
+from core.errors import UsageError
 from core.store import Store
 from workbench.cli.launch import detach_option, run_job
 from workbench.cli.session import Session, json_option, print_json, print_table
@@ -133,7 +133,9 @@ def show_figures(session: Session, runs: tuple[int, ...], as_json: bool) -> None
     "--format", "format_", type=click.Choice(("markdown", "csv", "json")), help="markdown by default."
 )
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="Write to this file; its suffix may say the format."
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write to this file; its suffix may say the format.",
 )
 @json_option
 @click.pass_obj
@@ -150,8 +152,6 @@ def export_figures(
     if output is None:
         click.echo(text, nl=False)
         return
-    if not output.parent.is_dir():
-        raise StoreError(f"{output}: the folder {output.parent} does not exist")
     from core.files import write_text
 
     write_text(output, text)

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from core.errors import StoreError
 from core.store import columns as table_columns
 from core.store import export
 from workbench.cli.session import Session, json_option, print_fields, print_json, print_table
@@ -158,7 +157,9 @@ def tag_run(session: Session, run_id: int, tags: str | None, note: str | None, a
     help="markdown unless --json or --output says otherwise.",
 )
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="Write to this file; its suffix may say the format."
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write to this file; its suffix may say the format.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Export at most this many rows.")
 @json_option
@@ -192,8 +193,6 @@ def export_runs(
     if output is None:
         click.echo(text, nl=False)
         return
-    if not output.parent.is_dir():
-        raise StoreError(f"{output}: the folder {output.parent} does not exist")
     from core.files import write_text
 
     write_text(output, text)

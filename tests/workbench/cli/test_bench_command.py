@@ -37,8 +37,8 @@ def test_a_checkpoint_end_to_end_and_its_figures(run: Any, tiny_checkpoint: Path
     (found,) = json.loads(out)
     assert found["command"][:4] == ["lance-workbench", "bench", "--what", "end-to-end"]
     assert [item["unit"] for item in found["figures"]] == ["s", "GB", "tokens/s", "s"]
-    code, out, _ = run("bench", "export", "--output", tmp_path / "figures.csv")
-    assert code == 0 and (tmp_path / "figures.csv").read_text().startswith("run,name,device,subject")
+    code, out, _ = run("bench", "export", "--output", tmp_path / "new" / "figures.csv")
+    assert code == 0 and (tmp_path / "new" / "figures.csv").read_text().startswith("run,name,device,subject")
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,12 @@ def test_runs_export_to_stdout_and_to_files(call: Any, tmp_path: Path) -> None:
         tmp_path / "table.csv"
     ).read_text() == "id,exact,exact_low,exact_high\n2,0.5,0.4,0.6\n1,0.5,0.4,0.6\n"
     assert json.loads(call("runs", "export", "--json", "--limit", "1", "--columns", "id")) == [{"id": 2}]
-    call("runs", "export", "--output", str(tmp_path / "no" / "table.md"), code=1)
+    # Folders that are missing are made, as `compare --out` does.
+    call("runs", "export", "--output", str(tmp_path / "new" / "er" / "table.md"))
+    assert (tmp_path / "new" / "er" / "table.md").read_text().startswith("| run |")
+    call("runs", "export", "--output", str(tmp_path), code=2)
+    (tmp_path / "file").write_text("")
+    call("runs", "export", "--output", str(tmp_path / "file" / "table.md"), code=1)
 
 
 def test_jobs_end_to_end(call: Any, db: Path, kinds: None, capsys: pytest.CaptureFixture[str]) -> None:
