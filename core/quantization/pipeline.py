@@ -213,23 +213,27 @@ def quantize(
             finished.keep(layer, result)
         hand_on(result.tensors)
 
+    @torch.inference_mode()
+    def advance(layer: int, done: LayerResult | None, tensors: dict[str, Tensor]) -> LayerResult:
+        if streams is not None:
+            streams.enter(layer, _floats(streams, layer, tensors.items(), device), watched=done is None)
+        result = done or quantize_layer(
+            structure, layer, tensors, recipe, find_inputs, tokens, device, streams
+        )
+        if streams is not None and layer + 1 < structure.layers:
+            placed = {name: tensor.to(device) for name, tensor in result.tensors.items()}
+            streams.leave(layer, _floats(streams, layer, parameters(placed, schemes), device))
+        accounting.count(result)
+        return result
+
+    # What belongs to a layer is held by no name here, which would keep it while the next one is computed.
     with WriteBehind() as behind:
         for layer, found in read_ahead(read, range(structure.layers)):
             progress(layer, total, f"layer {layer}")
-            done, tensors = found
-            with torch.inference_mode():
-                if streams is not None:
-                    streams.enter(
-                        layer, _floats(streams, layer, tensors.items(), device), watched=done is None
-                    )
-                result = done or quantize_layer(
-                    structure, layer, tensors, recipe, find_inputs, tokens, device, streams
-                )
-                if streams is not None and layer + 1 < structure.layers:
-                    placed = {name: tensor.to(device) for name, tensor in result.tensors.items()}
-                    streams.leave(layer, _floats(streams, layer, parameters(placed, schemes), device))
-            accounting.count(result)
-            behind(partial(commit, layer, result, done is None))
+            behind(partial(commit, layer, advance(layer, *found), found[0] is None))
+            del found
+    if streams is not None:
+        streams.close()
     progress(structure.layers, total, "embeddings and head")
     outer = outer_formats(structure, recipe)
 
