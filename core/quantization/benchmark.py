@@ -188,8 +188,8 @@ class Measured:
     """With the released number of layers, from shapes."""
 
 
-def measure(folder: Path, output: Path, recipe: Recipe, device: torch.device) -> Measured:
-    """Quantize the checkpoint of ``write_checkpoint`` with the statistics beside it."""
+def measure(folder: Path, output: Path, recipe: Recipe, device: torch.device, rows: int) -> Measured:
+    """Quantize the checkpoint of ``write_checkpoint`` with the statistics beside it, of ``rows`` rows a bucket."""
     model = folder / "Lance_Random"
     layout, source = layout_of(model), TensorSource.open(model)
     find = CalibrationInputs(folder, recipe, [], device) if recipe.steps else None
@@ -222,7 +222,8 @@ def measure(folder: Path, output: Path, recipe: Recipe, device: torch.device) ->
     later = median(spent[1:] or spent)
     rest = end - start - sum(spent)
     cuda = device.type == "cuda"
-    predicted = plan(source, layout, recipe, MAX_SHARD_BYTES, Extent(CAPACITY, LENGTH))
+    extent = Extent(CAPACITY, LENGTH, max(map(len, BUCKETS.values())), rows)
+    predicted = plan(source, layout, recipe, MAX_SHARD_BYTES, extent)
     per_layer = _layer_bytes(source, layout, recipe)
     return Measured(
         recipe=recipe.variant_suffix,
@@ -299,7 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
             if recipe.scheme.kind == "int":
                 recipe = recipe.with_group(given.group)
             output = folder / recipe.variant_suffix
-            found.append(measure(folder, output, recipe, device))
+            found.append(measure(folder, output, recipe, device, given.rows))
             shutil.rmtree(output)
             print(json.dumps(asdict(found[-1])), flush=True)
             if given.json is not None:

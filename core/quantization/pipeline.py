@@ -7,6 +7,7 @@ handed on as one unit, is written.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from core.calibration.statistics import rows_kept
 from core.checkpoints.layout import Layout
 from core.checkpoints.source import PIECE, TensorSource
 from core.errors import CheckpointError, UsageError
@@ -31,6 +33,9 @@ from core.quantization.streams import NOTHING, Extent, Streams, held
 from core.quantization.trial import parameters
 
 Unit = dict[str, Tensor]
+
+FINITE_CHECK = 28 * PIECE
+"""Bytes that looking for values that are not finite takes, as measured."""
 
 
 class Finished(Protocol):
@@ -89,7 +94,10 @@ class Plan:
     input, if errors are compensated. All experts and the hidden states of sequences, if these are carried along.
     """
     host_peak_bytes: int
-    """One layer as read, its result, a shard waiting to be written; and what sequences are to give in the layer."""
+    """Beside the interpreter and its libraries, and above the page cache, through which a checkpoint is read: a shard
+    waiting to be written, the results of two layers, the calibration's rows of the input with most of them, and what
+    sequences are to give in a layer. Or, if that is more, the greatest tensor outside the layers beside the shard.
+    """
 
 
 def check_keys(source: TensorSource, layout: Layout, recipe: Recipe) -> None:
@@ -121,7 +129,7 @@ def plan(
         layout: what it must hold.
         recipe: how it is quantized.
         max_shard_bytes: of a file of the variant.
-        extent: of the sequences that a calibration keeps.
+        extent: of what a calibration keeps.
     """
     check_keys(source, layout, recipe)
     structure = layout.structure
@@ -136,11 +144,22 @@ def plan(
     if parted(source, structure, recipe) and head not in stored:
         plain[head] = 2 * math.prod(layout.shapes[head])
     elements = sum(math.prod(source.shape(name)) for name in packed)
-    layer = sum(entry.nbytes for name, entry in source.entries.items() if structure.layer_of(name) == 0)
     per_expert = elements // (len(structure.experts) * structure.layers) * 4
     widest = max(source.shape(name)[1] for name in packed)
     device = 4 * per_expert + (4 * widest**2 * MATRICES if recipe.gptq else 0)
-    host = 2 * layer + max_shard_bytes
+    inside, outside = Counter[int](), [0]
+    for name, nbytes in (plain | stored).items():
+        found = structure.layer_of(name)
+        if found is not None:
+            inside[found] += nbytes
+        else:
+            # Rounded in pieces, which are then put together.
+            outside.append(2 * nbytes if name in stored else nbytes)
+    # One that is computed, one that is written.
+    results = 2 * max(inside.values())
+    # Rows of the input with most of them, put together from their buckets, in the widest dtype they are kept in.
+    most = max(rows_kept(extent.rows, source.shape(name)[1]) * source.shape(name)[1] for name in packed)
+    host = 4 * most * extent.buckets if recipe.needs_calibration else 0
     if recipe.follows:
         groups = [[layout.shapes[f"{name}.weight"] for name in g.linears] for g in structure.layer_groups(0)]
         stacked = [(sum(shape[0] for shape in shapes), shapes[0][1]) for shapes in groups]
@@ -153,7 +172,7 @@ def plan(
         size_bytes=sum(stored.values()) + sum(plain.values()),
         bits_per_weight=8 * sum(packed.values()) / elements,
         device_peak_bytes=device,
-        host_peak_bytes=host,
+        host_peak_bytes=max_shard_bytes + FINITE_CHECK + max(results + host, results // 2 + max(outside)),
     )
 
 

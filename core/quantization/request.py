@@ -70,11 +70,13 @@ def open_calibration(store: Store, name: str, info: CheckpointInfo) -> tuple[Pat
 
 
 def extent_of(calibration: tuple[Path, CalibrationRecord] | None) -> Extent:
-    """How many tokens the sequences of a calibration have."""
+    """How many tokens the sequences of a calibration have, and how many rows of each input it keeps."""
     if calibration is None:
         return NOTHING
     record = calibration[1]
-    return Extent(sum(record.sequence_tokens.values()), record.longest_sequence)
+    buckets = max(map(len, record.tokens.values()), default=0)
+    tokens = sum(record.sequence_tokens.values())
+    return Extent(tokens, record.longest_sequence, buckets, record.rows_per_bucket)
 
 
 def look_up(spec: dict[str, Any], store: Store) -> Request:

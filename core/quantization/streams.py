@@ -96,10 +96,14 @@ class Held:
 
 @dataclass(frozen=True)
 class Extent:
-    """How many tokens a calibration's sequences have."""
+    """How many tokens a calibration's sequences have, and how many rows of each input it keeps beside them."""
 
     tokens: int = 0
     longest: int = 0
+    buckets: int = 0
+    """Most buckets that one input has rows of."""
+    rows: int = 0
+    """What a bucket keeps of an input at most, if its rows are not too long."""
 
 
 NOTHING = Extent()
