@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core.checkpoints.describe import describe, own_record
+from core.checkpoints.describe import CheckpointInfo, describe, own_record
 from core.checkpoints.layout import Layout, layout_of
 from core.errors import CheckpointError, UsageError
 from core.files import replacing_folder
@@ -46,6 +46,27 @@ def check_names(files: LanceQuantFiles, layout: Layout) -> None:
         raise CheckpointError(problem)
 
 
+def check_import(folder: Path, checkpoint: Path) -> tuple[CheckpointInfo, LanceQuantFiles, Layout]:
+    """Check that a folder of lance-quant can become a variant of ``checkpoint``, by headers and JSON files alone.
+
+    Returns:
+        The checkpoint, the folder's files, and the checkpoint's layout.
+
+    Raises:
+        UsageError: the folder holds no such files, or ``checkpoint`` is a variant or no Lance.
+        CheckpointError: a missing, unknown or mis-shaped tensor; it is named.
+    """
+    info = describe(checkpoint)
+    if info.kind == "variant":
+        raise UsageError(f"{info.name} is a variant; give the checkpoint that {folder} was made from")
+    if info.family != "lance":
+        raise UsageError(f"{info.name} is no Lance; give the checkpoint that {folder} was made from")
+    files = LanceQuantFiles.open(folder)
+    layout = layout_of(info.path)
+    check_names(files, layout)
+    return info, files, layout
+
+
 def import_variant(
     store: Store,
     folder: Path,
@@ -64,17 +85,9 @@ def import_variant(
         progress: called with (linears done, linears in all).
 
     Raises:
-        UsageError: the folder holds no such files, or ``checkpoint`` is a variant.
-        CheckpointError: a missing, unknown, mis-shaped or damaged tensor; it is named.
+        UsageError, CheckpointError: as ``check_import``; also a damaged tensor, which is named.
     """
-    info = describe(checkpoint)
-    if info.kind == "variant":
-        raise UsageError(f"{info.name} is a variant; give the checkpoint that {folder} was made from")
-    if info.family != "lance":
-        raise UsageError(f"{info.name} is no Lance; give the checkpoint that {folder} was made from")
-    files = LanceQuantFiles.open(folder)
-    layout = layout_of(info.path)
-    check_names(files, layout)
+    info, files, layout = check_import(folder, checkpoint)
     scheme = files.scheme
     number = "nvfp4" if scheme.kind == "nvfp4" else f"int{scheme.bits}"
     name = f"{info.name}_{RECIPE}-{number}-g{scheme.group_size}"

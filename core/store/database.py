@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from core.errors import RetryLater, StoreError, WorkbenchError
+from core.store.filesystems import network_filesystem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,21 +27,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x4C414E43  # "LANC": tells our databases from another program's
 BUSY_TIMEOUT_S = 10.0
-
-# f_type of statfs(2) where SQLite's WAL, which needs shared memory between all readers, cannot be trusted.
-_NETWORK_FILESYSTEMS = {
-    0x6969: "NFS",
-    0x517B: "SMB",
-    0xFF534D42: "CIFS",
-    0xFE534D42: "SMB2",
-    0x0BD00BD0: "Lustre",
-    0x47504653: "GPFS",
-    0x19830326: "BeeGFS",
-    0x00C36400: "Ceph",
-    0x5346414F: "AFS",
-    0x01021997: "9p",
-    0x65735546: "FUSE",
-}
 
 
 def default_path() -> Path:
@@ -57,22 +43,6 @@ def default_path() -> Path:
     from platformdirs import user_state_path  # 15 ms that the usual case does not pay
 
     return user_state_path("lance-workbench", appauthor=False) / "runs.db"
-
-
-def network_filesystem(folder: Path) -> str | None:
-    """The kind of network filesystem ``folder`` lies on, or None where it is local or cannot be told."""
-    import ctypes
-
-    try:
-        statfs = ctypes.CDLL(None, use_errno=True).statfs
-    except (OSError, AttributeError):
-        return None
-    if not os.path.exists("/proc/self"):  # noqa: PTH110 - another kernel lays struct statfs out differently
-        return None
-    buffer = (ctypes.c_long * 64)()
-    if statfs(os.fsencode(folder), buffer) != 0:
-        return None
-    return _NETWORK_FILESYSTEMS.get(buffer[0] & 0xFFFFFFFF)
 
 
 def _plain(error: sqlite3.Error, path: Path) -> WorkbenchError:
@@ -105,17 +75,17 @@ class Database:
         warning: one line worth telling the user about where the database lies, or None.
     """
 
-    def __init__(self, path: Path, *, create: bool, readonly: bool) -> None:
+    def __init__(self, path: Path, *, create: bool, readonly: bool, in_memory: bool = False) -> None:
         self.path = path
         self.warning: str | None = None
         self._lock = threading.RLock()
-        self._journal_ready = False
+        self._journal_ready = in_memory
         if not path.exists() and (readonly or not create):
             raise StoreError(
                 f"{path}: no such database; `lance-workbench demo` makes one, or choose another with --db"
             )
         _check_file(path)
-        self._conn, self.readonly = _connect(path, readonly)
+        self._conn, self.readonly = (_memory(), False) if in_memory else _connect(path, readonly)
         try:
             self._check_schema()
         except BaseException:
@@ -132,8 +102,20 @@ class Database:
             StoreError: not a database, damaged, of a newer schema or of another program, missing, or not
             writable. RetryLater: another process holds the lock for longer than the busy timeout.
         """
-        place = default_path() if path is None else Path(path).expanduser()
-        return cls(Path(os.path.abspath(place)), create=create, readonly=readonly)  # noqa: PTH100 - keeps links
+        return cls(_place(path), create=create, readonly=readonly)
+
+    @classmethod
+    def look(cls, path: Path | str | None = None) -> Self:
+        """Open the database at ``path`` as ``open`` does; where there is none yet, an empty one in memory stands in.
+
+        For what is checked before anything is done: a request that is refused leaves no file behind. What is written
+        into one in memory is lost.
+
+        Raises:
+            StoreError, RetryLater: as ``open``.
+        """
+        place = _place(path)
+        return cls(place, create=True, readonly=False, in_memory=not place.exists())
 
     def __enter__(self) -> Self:
         return self
@@ -325,6 +307,11 @@ class Database:
             time.sleep(0.02)
 
 
+def _place(path: Path | str | None) -> Path:
+    """The absolute path of the database that is meant, links kept."""
+    return Path(os.path.abspath(default_path() if path is None else Path(path).expanduser()))  # noqa: PTH100
+
+
 def _check_file(path: Path) -> None:
     """Refuse a file whose header already says that it is no whole database.
 
@@ -362,6 +349,12 @@ def _check_file(path: Path) -> None:
             f"{path}: truncated, {size} bytes found, {expected} wanted; "
             "restore a copy, or move it away to start a new one"
         )
+
+
+def _memory() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
 
 
 def _connect(path: Path, readonly: bool) -> tuple[sqlite3.Connection, bool]:

@@ -56,11 +56,11 @@ def command(
     if ctx.invoked_subcommand is not None:
         return
     session: Session = ctx.obj
-    store = session.open(create=True)
     if checkpoints:
         from core.evaluation.subject import open_subjects
 
         # Looked at here too, so that a mistyped name is an answer and not a failed job.
+        store = session.look()
         for name in checkpoints:
             open_subjects(name, store)
     spec: dict[str, Any] = {

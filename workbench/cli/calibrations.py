@@ -99,7 +99,7 @@ def run(
     """Run samples through a checkpoint and keep statistics of what every target linear sees."""
     _check_name(name)
     folder = Path(checkpoint).expanduser()
-    store = ctx.obj.open(create=True)
+    store = ctx.obj.look()
     info = describe(resolve(checkpoint, store))
     check_source(info)
     spec: dict[str, Any] = {

@@ -29,16 +29,16 @@ def _check_name(store: Store, name: str, folder: Path, way_out: str = "choose an
         raise UsageError(f"{name}: is registered already, at {holder}; {way_out}")
 
 
-def _register(store: Store, folder: Path, details: dict[str, Any]) -> dict[str, Any]:
+def _register(session: Session, folder: Path, details: dict[str, Any]) -> dict[str, Any]:
     """Make the checkpoint in ``folder`` known by its name; what is told about it."""
     info = describe(folder)
     _check_name(
-        store,
+        session.look(),
         info.name,
         folder,
         f"a checkpoint's name is the one in its {OWN_FILE}, else its folder's: change it there",
     )
-    store.register_checkpoint(
+    session.open(create=True).register_checkpoint(
         name=info.name,
         path=str(info.path),
         kind=info.kind,
@@ -80,7 +80,7 @@ def add_checkpoint(session: Session, folder: Path, as_json: bool) -> None:
             f"{folder}: no such folder; give one that holds a checkpoint, or fetch one: `checkpoints fetch`"
         )
     structure = structure_of(place)
-    fields = _register(session.open(create=True), place, {"structure": words(structure)})
+    fields = _register(session, place, {"structure": words(structure)})
     _print(fields, as_json)
 
 
@@ -129,12 +129,12 @@ def fetch_checkpoint(
             as_json,
         )
         return
-    store = session.open(create=True)
+    session.look()  # a database that cannot be used is told before, and not after, everything was loaded
     got = fetch(repo, model, revision=revision, patterns=patterns, out=out)
     details = {"repo": got.repo, "revision": got.revision, "fetched_bytes": got.loaded}
     try:
         structure = words(structure_of(got.folder))
-        fields = _register(store, got.folder, details | {"structure": structure})
+        fields = _register(session, got.folder, details | {"structure": structure})
     except CheckpointError as error:
         if not patterns:
             raise
@@ -211,8 +211,7 @@ def random_checkpoint(
         files = {file: sum(slot.nbytes for slot in slots) for file, slots in planned.files.items()}
         _print({"name": called, "files": files, "size_bytes": planned.nbytes}, as_json)
         return
-    store = session.open(create=True)
-    _check_name(store, called, folder / random.MODEL_FOLDER)
+    _check_name(session.look(), called, folder / random.MODEL_FOLDER)
     meter = _Meter()
     try:
         model = random.write_random(
@@ -220,7 +219,7 @@ def random_checkpoint(
         )
     finally:
         meter.close()
-    _print(_register(store, model, {"random_size": size_name, "seed": seed}), as_json)
+    _print(_register(session, model, {"random_size": size_name, "seed": seed}), as_json)
 
 
 class _Meter:

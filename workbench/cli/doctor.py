@@ -15,7 +15,7 @@ import click
 
 from core.errors import WorkbenchError
 from core.store import SCHEMA_VERSION, Store, default_path
-from core.store.database import network_filesystem
+from core.store.filesystems import network_filesystem
 from core.store.manifest import hardware, missing
 from workbench.__main__ import version
 from workbench.cli.session import Session, json_option, print_json

@@ -59,7 +59,7 @@ def command(
     from core.evaluation.subject import check_suite, open_subjects
 
     session: Session = ctx.obj
-    _, _, info = open_subjects(checkpoint, session.open(create=True))
+    _, _, info = open_subjects(checkpoint, session.look())
     usual = [known.PROSE] if info.family == "huggingface" else known.DEFAULT_SUITES
     names = [absolute_suite(name) for name in suites or usual]
     # Looked at here too, so that a mistyped name or a suite of another family is an answer and not a failed job.

@@ -78,7 +78,7 @@ def sensitivity(
     """
     from core.quantization import sensitivity_results, sensitivity_samples
 
-    store = ctx.obj.open(create=True)
+    store = ctx.obj.look()
     # What is plainly wrong is said now, before a job is queued.
     info = describe(resolve(checkpoint, store))
     check(recipes.load(recipe).with_group(group), info, find_calibration(store, calibration))

@@ -36,7 +36,21 @@ class Session:
         """
         from core.store import Store  # not for --help
 
-        store = Store.open(self.db, create=create, readonly=readonly)
+        return self._until_the_end(Store.open(self.db, create=create, readonly=readonly))
+
+    def look(self) -> Store:
+        """Open the database for the checks before a verb adds to it: where there is none yet, an empty one in memory
+        stands for it, so that a verb that is refused makes none.
+
+        Raises:
+            StoreError: it is damaged, of a newer schema, or not a database.
+        """
+        from core.store import Store  # not for --help
+
+        return self._until_the_end(Store.look(self.db))
+
+    @staticmethod
+    def _until_the_end(store: Store) -> Store:
         click.get_current_context().call_on_close(store.close)
         return store
 

@@ -62,7 +62,7 @@ def quantize(
     as_json: bool,
 ) -> None:
     """Make a variant of a checkpoint by a recipe."""
-    store = ctx.obj.open(create=True)
+    store = ctx.obj.look()
     # What is plainly wrong is said now, before a job is queued.
     chosen = recipes.load(recipe).with_group(group)
     info = describe(resolve(checkpoint, store))
@@ -103,12 +103,13 @@ def import_folder(
     FOLDER holds awq_state_dict.safetensors and awq_meta.json, in four or five bits, or nvfp4_state_dict.safetensors
     and nvfp4_meta.json. Of the two copies of its scales that an NVFP4 file has, the E4M3 one is taken.
     """
-    from core.quantization.importing import import_variant
+    from core.quantization.importing import check_import, import_variant
 
-    store = session.open(create=True)
-    source = resolve(checkpoint, store)
+    place = folder.expanduser().resolve()
+    source = resolve(checkpoint, session.look())
+    check_import(place, source)
     target = None if output is None else output.expanduser().resolve()
-    done = import_variant(store, folder.expanduser().resolve(), source, target)
+    done = import_variant(session.open(create=True), place, source, target)
     if as_json:
         print_json(done)
     else:

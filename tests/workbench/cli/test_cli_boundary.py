@@ -222,6 +222,35 @@ def test_trouble_with_the_database_is_one_line(tmp_path: Path, capsys: pytest.Ca
     assert not (tmp_path / "none.db").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["variants", "quantize", "lance-demo", "--recipe", "int9"],
+        ["variants", "quantize", "lance-demo", "--calibration", "gone"],
+        ["variants", "quantize", "nowhere"],
+        ["variants", "import", ".", "--checkpoint", "lance-demo"],
+        ["variants", "sensitivity", "nowhere", "--calibration", "gone"],
+        ["variants", "sensitivity", "lance-demo", "--calibration", "gone"],
+        ["calibrations", "run", "nowhere"],
+        ["calibrations", "run", "lance-demo", "--suite", "gone.json"],
+        ["evaluate", "nowhere"],
+        ["evaluate", "lance-demo", "--suite", "gone"],
+        ["evaluate", "lance-demo", "--baseline", "best"],
+        ["bench", "--checkpoint", "nowhere"],
+        ["bench", "--rows", "many"],
+        ["checkpoints", "add", "."],
+        ["checkpoints", "add", "/no/such"],
+        ["checkpoints", "random", "x", "--name", "lance-demo", "--size", "tiny"],
+    ],
+)
+def test_a_command_that_is_refused_makes_no_database(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["--db", str(tmp_path / "new" / "runs.db"), *arguments]) in (1, 2)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_busy_database_says_try_again_later(
     db: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
