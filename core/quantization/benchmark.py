@@ -38,7 +38,7 @@ from core.lance.loading import VISION_PREFIX
 from core.lance.roles import Role
 from core.quantization import recipe as recipes
 from core.quantization.inputs import CalibrationInputs, open_streams
-from core.quantization.pipeline import grow_in_place, plan, quantize
+from core.quantization.pipeline import plan, quantize
 from core.quantization.recipe import Recipe
 from core.quantization.streams import Extent
 from core.quantization.unfinished import Unfinished
@@ -200,7 +200,6 @@ def measure(folder: Path, output: Path, recipe: Recipe, device: torch.device, ro
     (output / "variant").mkdir()
     writer = ShardWriter(output / "variant")
     if device.type == "cuda":
-        grow_in_place(device)
         # What writing the files or another recipe left reserved is none of this one's.
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

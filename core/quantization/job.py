@@ -28,7 +28,7 @@ from core.quantization.estimate import estimate
 from core.quantization.fit import outer_formats
 from core.quantization.inputs import CalibrationInputs, open_streams
 from core.quantization.layer import FindInputs
-from core.quantization.pipeline import Accounting, grow_in_place, plan, quantize
+from core.quantization.pipeline import Accounting, plan, quantize
 from core.quantization.request import Request, extent_of, look_up
 from core.quantization.sensitivity_results import stored
 from core.quantization.unfinished import job_fingerprint, unfinished
@@ -135,7 +135,6 @@ def _settled(request: Request, context: JobContext) -> Request:
 def make_variant(request: Request, context: JobContext) -> tuple[Accounting, Written]:
     """Compute and write the variant folder, going on from what a killed job has done of it."""
     recipe, info, structure = request.recipe, request.info, request.layout.structure
-    grow_in_place(request.device)
     source = TensorSource.open(info.path)
     find: FindInputs = lambda group: None  # noqa: E731
     tokens = calibration = streams = None

@@ -7,7 +7,6 @@ handed on as one unit, is written.
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -37,16 +36,6 @@ Unit = dict[str, Tensor]
 
 FINITE_CHECK = 28 * PIECE
 """Bytes that looking for values that are not finite takes, as measured."""
-
-
-def grow_in_place(device: torch.device) -> None:
-    """Let torch's allocator enlarge the segments it has, in a process that quantizes on CUDA.
-
-    Moments, weights and sequences are of ever other sizes, and a segment that fits none of them stays reserved: 1.4
-    times what tensors held at most, on an H100. What the environment sets goes first.
-    """
-    if device.type == "cuda" and not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
-        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
 
 
 class Finished(Protocol):

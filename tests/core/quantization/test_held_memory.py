@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from core.checkpoints.layout import layout_of
 from core.checkpoints.source import TensorSource
 from core.quantization import recipe as recipes
 from core.quantization.layer import LayerResult
-from core.quantization.pipeline import FINITE_CHECK, grow_in_place, plan, quantize
+from core.quantization.pipeline import FINITE_CHECK, plan, quantize
 from core.quantization.streams import Extent
 
 CPU = torch.device("cpu")
@@ -89,19 +88,3 @@ def test_no_layer_is_held_while_embeddings_and_head_are_written(tiny_checkpoint:
         kept,
     )
     assert len(kept.results) == layout.structure.layers and alive == [0]
-
-
-def test_torch_enlarges_its_segments_on_cuda_unless_the_environment_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    told: list[Any] = []
-    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", told.append)
-    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
-        monkeypatch.delenv(name, raising=False)
-    grow_in_place(CPU)
-    assert told == []
-    grow_in_place(torch.device("cuda"))
-    assert told == ["expandable_segments:True"]
-    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:128")
-    grow_in_place(torch.device("cuda"))
-    assert len(told) == 1
