@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,44 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(retired, ignore_errors=True)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+_ASIDE = re.compile(r"\..+\.removed-\d+")
+
+
+def set_aside(path: Path) -> Path | None:
+    """Take a folder's name from it, all at once; the hidden name that it has now, or None where there is no folder.
+
+    Raises:
+        WorkbenchError: its place cannot be written.
+    """
+    if not path.exists() and not path.is_symlink():
+        return None
+    aside = path.with_name(f".{path.name}.removed-{os.getpid()}")
+    with disk_errors(path):
+        path.replace(aside)
+        _fsync(path.parent)
+    return aside
+
+
+def discard(path: Path) -> None:
+    """Delete a folder that nobody looks for any more; of a link to one only the link.
+
+    Raises:
+        WorkbenchError: something of it cannot be deleted.
+    """
+    with disk_errors(path):
+        if path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
+
+
+def sweep_aside(place: Path) -> None:
+    """Delete the folders in ``place`` that were ``set_aside`` and, because of a kill, not discarded."""
+    for left in place.glob(".*.removed-*"):
+        if _ASIDE.fullmatch(left.name):
+            discard(left)
 
 
 def sha256_file(path: Path) -> str:

@@ -116,7 +116,8 @@ def find_calibration(store: Store, name: str) -> Path:
     if row is not None:
         if not Path(row["path"]).is_dir():
             raise UsageError(
-                f"{name}: registered at {row['path']}, which is gone; `calibrations run` makes it again"
+                f"{name}: registered at {row['path']}, which is gone; `calibrations run` makes it again, "
+                f"`calibrations remove {name}` forgets it"
             )
         return Path(row["path"])
     if Path(name).expanduser().is_dir():

@@ -59,7 +59,8 @@ def resolve(name: str, store: Registry | None = None) -> Path:
     if store is not None and (row := store.checkpoint(name)) is not None:
         known = Path(row["path"])
         if not known.is_dir():
-            raise UsageError(f"{name}: registered at {known}, which is gone; make it again")
+            forget = f", or forget it: `variants remove {name}`" if row.get("kind") == "variant" else ""
+            raise UsageError(f"{name}: registered at {known}, which is gone; make it again{forget}")
         return known
     path = Path(name).expanduser()
     with contextlib.suppress(OSError):  # a name longer than a file's can be

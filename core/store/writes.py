@@ -15,7 +15,7 @@ from core.store.queries import Queries
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Literal
 
     from sqlite_utils import Database as SqliteUtils
 
@@ -160,3 +160,7 @@ class Store(Queries):
     def register_calibration(self, **fields: Any) -> int:
         """Record a calibration under its ``name``, anew if it is known; its id. ``path`` as for checkpoints."""
         return self._register("calibrations", fields)
+
+    def forget(self, table: Literal["checkpoints", "calibrations"], name: str) -> None:
+        """Delete the row of that name; runs name what they were made with and stay. Synced to the disk."""
+        self.execute(f"DELETE FROM {table} WHERE name = ?", (name,), durable=True)

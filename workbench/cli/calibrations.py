@@ -1,4 +1,4 @@
-"""``calibrations run|merge|show``."""
+"""``calibrations run|merge|show|remove``."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from core.evaluation import suites
 from core.evaluation.samples import DEFAULT_TASKS, TASKS
 from core.store import Store
 from workbench.cli.launch import detach_option, run_job
+from workbench.cli.removal import removal_options, remove_all
 from workbench.cli.session import Session, json_option, print_fields, print_json, print_table
 
 _TASKS = (*TASKS, MIXED)
@@ -34,7 +35,7 @@ _ROLES = ("text", "vit", "answer", "clean", "noisy")
 
 @click.group()
 def command() -> None:
-    """Run, merge and show calibrations."""
+    """Run, merge, show and remove calibrations."""
 
 
 @command.command("run")
@@ -249,6 +250,17 @@ def show(session: Session, calibration: str | None, min_tokens: int, as_json: bo
         ],
         [*roles, "tokens"],
     )
+
+
+@command.command("remove")
+@removal_options
+@click.pass_obj
+def remove(session: Session, names: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Delete calibrations with their files. Variants and runs that were made with them stay.
+
+    Of those variants it can no longer be told whether a suite holds samples that they were calibrated on.
+    """
+    remove_all(session, "calibration", names, yes, as_json)
 
 
 def _by_role(buckets: Mapping[str, int]) -> dict[str, int]:

@@ -18,8 +18,8 @@ from workbench.cli.session import Session
 NOUNS: dict[str, str] = {
     "demo": "Run the main job on the embedded checkpoint and print its table.",
     "checkpoints": "List, show, verify, fetch and make checkpoints.",
-    "calibrations": "Run, merge and show calibrations.",
-    "variants": "Quantize checkpoints; list and show variants.",
+    "calibrations": "Run, merge, show and remove calibrations.",
+    "variants": "Quantize checkpoints; list, show and remove variants.",
     "recipes": "List and show recipes.",
     "evaluate": "Run a checkpoint or variant over suites.",
     "compare": "Compare evaluations sample by sample.",

@@ -1,4 +1,4 @@
-"""``variants quantize|import|list|show|sensitivity|sensitivities``."""
+"""``variants quantize|import|list|show|remove|sensitivity|sensitivities``."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from core.quantization import recipe as recipes
 from core.quantization.fit import check
 from core.store.columns import size
 from workbench.cli.launch import detach_option, run_job
+from workbench.cli.removal import removal_options, remove_all
 from workbench.cli.sensitivity import sensitivities, sensitivity
 from workbench.cli.session import GroupSize, Session, json_option, print_fields, print_json, print_table
 
 
 @click.group()
 def command() -> None:
-    """Quantize checkpoints; list and show variants."""
+    """Quantize checkpoints; list, show and remove variants."""
 
 
 command.add_command(sensitivity)
@@ -177,6 +178,14 @@ def show_variant(session: Session, variant: str, as_json: bool) -> None:
         ],
         ["exponent", "rounded", "stored", "SQNR", "tokens"],
     )
+
+
+@command.command("remove")
+@removal_options
+@click.pass_obj
+def remove_variants(session: Session, names: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Delete variants with their files. Runs of them stay, with every output."""
+    remove_all(session, "variant", names, yes, as_json)
 
 
 def _loss(value: float | None) -> str:

@@ -81,7 +81,11 @@ def test_what_the_store_and_the_jobs_leave_alone(statement: str, forbidden: tupl
             2,
             "mine: no such calibration and no such folder; `calibrations show` lists two",
         ),
-        (["calibrations", "show", "two"], 2, "which is gone; `calibrations run` makes it again"),
+        (
+            ["calibrations", "show", "two"],
+            2,
+            "which is gone; `calibrations run` makes it again, `calibrations remove two` forgets it",
+        ),
         (["bench", "show", "77"], 2, "error: run 77: not in"),
         (["bench", "show", "1"], 2, "`lance-workbench runs list kind=bench` shows those that are"),
         (["compare", "77", "78"], 2, "error: run 77: not in"),
@@ -111,7 +115,8 @@ def test_exit_codes(
     [
         (
             ["calibrations", "list"],
-            "error: No such command 'list'; commands are merge, run, show; see `lance-workbench calibrations --help`",
+            "error: No such command 'list'; commands are merge, remove, run, show; "
+            "see `lance-workbench calibrations --help`",
         ),
         (
             ["runs", "show", "first"],
