@@ -10,7 +10,7 @@ from core.checkpoints.describe import CheckpointInfo, describe, read_json
 from core.checkpoints.fetch import RECORD_FILE
 from core.checkpoints.layout import Layout, layout_of
 from core.checkpoints.resolve import VAE_FILES, VISION_FOLDER, companion
-from core.checkpoints.source import TensorSource, weight_files
+from core.checkpoints.source import TensorSource, not_finite, weight_files
 from core.errors import CheckpointError
 from core.files import sha256_file
 
@@ -105,7 +105,7 @@ def _vae(path: Path) -> Iterator[str]:
         yield str(error)
         return
     for name, tensor in tensors.items():
-        if not bool(tensor.float().isfinite().all()):
+        if not_finite(tensor):
             yield f"{path}: {name} {list(tensor.shape)} holds values that are NaN or infinite; fetch it again"
 
 
