@@ -1,4 +1,4 @@
-"""``python -m core.jobs supervise|worker``: the processes behind jobs. People use ``lance-workbench
+"""``python -m core.jobs supervise|worker|stand-by``: the processes behind jobs. People use ``lance-workbench
 jobs``."""
 
 from __future__ import annotations
@@ -31,10 +31,15 @@ def main() -> int:
     work.add_argument("--db", type=Path, required=True)
     work.add_argument("--job", type=int, required=True)
     work.add_argument("--attempt", type=int, required=True)
+    ready = verbs.add_parser("stand-by", help="get ready to run the job that a line on stdin will name")
+    ready.add_argument("--db", type=Path, required=True)
+    ready.add_argument("--kind", required=True, help="kind of job to get ready for")
     arguments = parser.parse_args()
     try:
         if arguments.verb == "worker":
             return worker.run(arguments.db, arguments.job, arguments.attempt)
+        if arguments.verb == "stand-by":
+            return worker.stand_by(arguments.db, arguments.kind)
         with Store.open(arguments.db, create=False) as store:
             supervisor.Supervisor(
                 store,

@@ -1,8 +1,10 @@
-"""Where jobs run. The supervisor knows four verbs; ``LocalExecutor`` does them with processes of this
+"""Where jobs run. The supervisor knows five verbs; ``LocalExecutor`` does them with processes of this
 machine."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -42,6 +44,9 @@ class Executor(Protocol):
     def submit(self, row: Row) -> None:
         """Start the worker of a job that has just been claimed."""
 
+    def prepare(self, slot: str, kind: str | None) -> None:
+        """Make the start of the next job on a slot, probably of this kind, short; None: none is to be expected."""
+
     def status(self, row: Row) -> End | None:
         """How the job's worker ended, or None while it lives or may yet start."""
 
@@ -69,37 +74,81 @@ def python_environment() -> dict[str, str]:
     return environment
 
 
+def _tell(ready: subprocess.Popen[bytes], order: dict[str, str]) -> bool:
+    """Give a waiting process its job; whether it was there to be told."""
+    if ready.poll() is not None or ready.stdin is None:
+        return False
+    try:
+        with ready.stdin as stream:
+            stream.write(json.dumps(order).encode() + b"\n")
+    except BrokenPipeError:
+        return False
+    return True
+
+
+def _dismiss(ready: subprocess.Popen[bytes]) -> None:
+    """Stop a process that has waited for nothing: it has no job, so nothing is lost with it."""
+    ready.kill()
+    if ready.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):
+            ready.stdin.close()
+    ready.wait()
+
+
 class LocalExecutor:
     """One process per job, each the leader of its own session, so that no terminal and no supervisor takes it
-    along."""
+    along.
+
+    Importing torch and transformers takes longer than many a small job, on one core: the process of the next job
+    does it while the job before still runs, and then waits on its stdin to be told which job it is.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._ready: dict[str, subprocess.Popen[bytes]] = {}
 
     def submit(self, row: Row) -> None:
         """Start a worker for the claimed job, in the directory it was submitted from."""
         log = self.logs(row)
         log.parent.mkdir(parents=True, exist_ok=True)
         directory = row["cwd"] if row["cwd"] and Path(row["cwd"]).is_dir() else self._store.path.parent
-        environment = {
-            **python_environment(),
-            **by_name(row["slot"]).environment(),
-            "LANCE_WORKBENCH_JOB": str(row["id"]),
-        }
-        command = python_command(
-            "worker", "--db", str(self._store.path), "--job", str(row["id"]), "--attempt", str(row["attempt"])
-        )
+        job, attempt = str(row["id"]), str(row["attempt"])
         with log.open("ab") as stream:
+            order = {"job": job, "attempt": attempt, "log": str(log), "cwd": str(directory)}
+            ready = self._ready.pop(row["slot"], None)
+            if ready is not None and _tell(ready, order):
+                self._children[row["id"]] = ready
+                return
             self._children[row["id"]] = subprocess.Popen(
-                command,
+                python_command("worker", "--db", str(self._store.path), "--job", job, "--attempt", attempt),
                 cwd=directory,
-                env=environment,
+                env={**self._environment(row["slot"]), "LANCE_WORKBENCH_JOB": job},
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def prepare(self, slot: str, kind: str | None) -> None:
+        """Have a process that imports what a job of ``kind`` needs and waits for one; with None, have none."""
+        if kind is None:
+            ready = self._ready.pop(slot, None)
+            if ready is not None:
+                _dismiss(ready)
+        elif slot not in self._ready:
+            # One that dies is not replaced until a job has asked for it: a second would fare no better.
+            self._ready[slot] = subprocess.Popen(
+                python_command("stand-by", "--db", str(self._store.path), "--kind", kind),
+                cwd=self._store.path.parent,
+                env=self._environment(slot),
+                stdin=subprocess.PIPE,
+                start_new_session=True,
+            )
+
+    @staticmethod
+    def _environment(slot: str) -> dict[str, str]:
+        return {**python_environment(), **by_name(slot).environment()}
 
     def status(self, row: Row) -> End | None:
         """How the worker ended: by its exit status if it is our child, else by what the kernel still says of

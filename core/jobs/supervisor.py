@@ -157,6 +157,7 @@ class Supervisor:
         reconcile(self._store, self._executor, self._watched)
         self._stop_cancelled()
         self._start_queued()
+        self._prepare_next()
         return table.unfinished(self._store) > 0 or bool(self._watched)
 
     def _stop_cancelled(self) -> None:
@@ -187,6 +188,21 @@ class Supervisor:
             row = table.claim(self._store, slot.name, devices)
             if row is not None:
                 self._executor.submit(row)
+
+    def _prepare_next(self) -> None:
+        """Where a job runs and another is queued behind it, have the next worker get ready meanwhile."""
+        busy = {
+            row["slot"]
+            for row in table.jobs(self._store, states=table.ACTIVE)
+            if row["host"] == socket.gethostname()
+        }
+        queued = self._store.query(
+            "SELECT kind, device FROM jobs WHERE state = 'queued' ORDER BY priority DESC, id"
+        )
+        for slot in self._slots:
+            kind = next((row["kind"] for row in queued if slot.accepts(row["device"])), None)
+            if kind is None or slot.name in busy:
+                self._executor.prepare(slot.name, kind)
 
     def _refuse(self, device: str) -> None:
         have = ", ".join(slot.name if slot.gpu is None else f"cuda:{slot.gpu}" for slot in self._slots)

@@ -68,6 +68,37 @@ def run(db: Path, job_id: int, attempt: int) -> int:
         return _record(store, context, attempt, state, fields)
 
 
+def stand_by(db: Path, kind: str) -> int:
+    """Import what jobs of ``kind`` need, then run the one that a line on stdin names; the process's exit code.
+
+    The line is JSON: ``job`` and ``attempt``, the ``log`` that output goes to, and ``cwd``, where the job runs. It may
+    be of any kind. When stdin ends without it, as it does when the supervisor is gone, there is nothing to run.
+    """
+    with contextlib.suppress(Exception):  # the job will meet the same error, and report it
+        kinds.resolve(kind)
+    line = sys.stdin.readline()
+    if not line:
+        return 0
+    order = json.loads(line)
+    _redirect(Path(order["log"]))
+    os.chdir(order["cwd"])
+    os.environ["LANCE_WORKBENCH_JOB"] = order["job"]
+    # The manifests of its runs name the command that runs this job again.
+    sys.argv[1:] = ["worker", "--db", str(db), "--job", order["job"], "--attempt", order["attempt"]]
+    return run(db, int(order["job"]), int(order["attempt"]))
+
+
+def _redirect(log: Path) -> None:
+    """From here on read nothing, and write everything to ``log``."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    nothing, output = os.open(os.devnull, os.O_RDONLY), os.open(log, os.O_WRONLY | os.O_APPEND)
+    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    os.close(nothing)
+    os.close(output)
+
+
 def _say(text: str) -> None:
     """Write to the log, which may be on the full disk that is being reported."""
     with contextlib.suppress(OSError):

@@ -15,8 +15,12 @@ from core.errors import DataError
 from core.jobs.context import JobContext
 from core.jobs.kinds import register
 
-for _kind in ("nap", "fails", "crashes", "full", "exits", "stubborn", "family", "records", "where"):
+for _kind in ("nap", "fails", "crashes", "full", "exits", "stubborn", "family", "records", "where", "waits"):
     register(_kind, f"sample_handlers:{_kind}")
+
+if "SAMPLE_IMPORTS" in os.environ:
+    with Path(os.environ["SAMPLE_IMPORTS"]).open("a") as _stream:
+        _stream.write(f"{os.getpid()}\n")
 
 
 def nap(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
@@ -30,6 +34,14 @@ def nap(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         time.sleep(0.02)
     print("slept well")
     return {"slept": steps, "job": os.environ["LANCE_WORKBENCH_JOB"]}
+
+
+def waits(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
+    """Go on until a file appears."""
+    while not Path(spec["file"]).exists():
+        context.progress(0, None)
+        time.sleep(0.02)
+    return {}
 
 
 def fails(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
@@ -80,6 +92,8 @@ def records(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
 
 
 def where(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
+    print("here")
+    print("and here", file=sys.stderr)
     return {
         "cwd": str(Path.cwd()),
         "session": os.getsid(0) == os.getpid(),
