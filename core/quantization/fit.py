@@ -59,7 +59,17 @@ def check(recipe: Recipe, info: CheckpointInfo, calibration: Path | None) -> Non
     check_source(info)
     structure = structure_of(info.path)
     check_calibration(recipe, info, structure, None if calibration is None else load_record(calibration))
-    check_formats(structure, recipe, TensorSource.open(info.path).shape)
+    check_shapes(recipe, info)
+
+
+def check_shapes(recipe: Recipe, info: CheckpointInfo) -> None:
+    """Check that a recipe's groups and widths fit a checkpoint, whatever calibration there will be.
+
+    Raises:
+        UsageError, CheckpointError: what does not fit.
+    """
+    check_source(info)
+    check_formats(structure_of(info.path), recipe, TensorSource.open(info.path).shape)
 
 
 def check_source(info: CheckpointInfo) -> None:

@@ -18,14 +18,15 @@ Expert = Literal["und", "gen"]
 """``und`` is also the one expert of a decoder that has no second."""
 KINDS: tuple[Kind, ...] = ("qkv", "o", "gate_up", "down")
 
-_LINEARS: dict[Kind, tuple[str, ...]] = {
+LINEARS_OF: dict[Kind, tuple[str, ...]] = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "o": ("self_attn.o_proj",),
     "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
     "down": ("mlp.down_proj",),
 }
-LINEARS = tuple(linear for kind in KINDS for linear in _LINEARS[kind])
-"""The target linears of one expert of a layer, as paths below the layer."""
+"""The linears of each kind of group, as paths below the layer."""
+LINEARS = tuple(linear for kind in KINDS for linear in LINEARS_OF[kind])
+"""The target linears of one expert of a layer."""
 
 NORMS: dict[Kind, str] = {"qkv": "input_layernorm", "gate_up": "post_attention_layernorm"}
 """The norm whose output a kind of group reads."""
@@ -131,7 +132,7 @@ class Structure:
             layer,
             expert,
             kind,
-            tuple(self.module(layer, linear, expert) for linear in _LINEARS[kind]),
+            tuple(self.module(layer, linear, expert) for linear in LINEARS_OF[kind]),
             self.module(layer, NORMS[kind], expert) if kind in NORMS else None,
             self.module(layer, "mlp.up_proj", expert) if kind == "down" else None,
         )

@@ -7,12 +7,15 @@ one format: a recipe that asks two of them is refused.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import filter as matching
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from core.errors import UsageError
+from core.quantization.groups import KINDS, LINEARS_OF, Expert
 from core.quantization.scheme import MAX_BITS, MIN_BITS, Scheme
 from core.quantization.tables import Tables
 
@@ -41,6 +44,22 @@ class Width:
 
     pattern: str
     bits: int
+
+
+DEEPEST = 1000
+"""More layers than any decoder has."""
+
+
+@functools.cache
+def _known() -> frozenset[str]:
+    """Every name that a group of linears, or one of its linears, may have in any checkpoint."""
+    leaves = [*KINDS, *(linear.rpartition(".")[2] for kind in KINDS for linear in LINEARS_OF[kind])]
+    return frozenset(
+        f"layers.{layer}.{expert}.{leaf}"
+        for layer in range(DEEPEST)
+        for expert in get_args(Expert)
+        for leaf in leaves
+    )
 
 
 def names(group: LinearGroup) -> dict[str, list[str]]:
@@ -118,10 +137,17 @@ def read_widths(tables: Tables, content: Any, scheme: Scheme) -> tuple[Width, ..
     """The table ``widths`` of a recipe: bits by pattern.
 
     Raises:
-        UsageError: it is none, or a width is none that integers of this format can have.
+        UsageError: it is none, a pattern that no checkpoint has a group for, or a width that integers of this format
+            cannot have.
     """
     if not isinstance(content, dict):
         raise UsageError(f"{tables.path}: widths is no table")
+    for key in content:
+        if key not in _known() and not matching(_known(), key):
+            raise UsageError(
+                f'{tables.path}: widths."{key}" matches no group of any checkpoint; they are called layers.0.und.qkv '
+                f"({', '.join(KINDS)}; und, gen), and their linears layers.0.und.q_proj"
+            )
     return tuple(Width(key, _bits(tables, bits, f'widths."{key}"', scheme)) for key, bits in content.items())
 
 

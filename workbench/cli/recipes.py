@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import click
 
+from core.checkpoints.describe import describe
+from core.checkpoints.resolve import resolve
 from core.quantization import recipe as recipes
-from workbench.cli.session import json_option, print_json, print_table
+from core.quantization.fit import check_shapes
+from workbench.cli.session import Session, json_option, print_json, print_table
 
 
 @click.group()
@@ -30,10 +33,18 @@ def list_recipes(as_json: bool) -> None:
 
 @command.command("show")
 @click.argument("recipe")
+@click.option(
+    "--checkpoint",
+    metavar="NAME|FOLDER",
+    help="Check its groups and widths against this checkpoint too, as quantizing does.",
+)
 @json_option
-def show_recipe(recipe: str, as_json: bool) -> None:
+@click.pass_obj
+def show_recipe(session: Session, recipe: str, checkpoint: str | None, as_json: bool) -> None:
     """Show a recipe, by name or as a TOML file: its text, checked; or what was understood of it as JSON."""
     found = recipes.load(recipe)
+    if checkpoint is not None:
+        check_shapes(found, describe(resolve(checkpoint, session.look())))
     if as_json:
         print_json(found.to_json())
     else:

@@ -97,6 +97,29 @@ def test_recipes_are_listed_and_shown(run: CommandLine) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ('[widths]\n"layers.*.und.kqv" = 3\n', [], 'widths."layers.*.und.kqv" matches no group of any checkpoint'),
+        ('[widths]\n"layers.2000.und.qkv" = 3\n', [], "layers.2000.und.qkv"),
+        ('[widths]\n"layers.50.gen.down" = 3\n', ["--checkpoint", "lance-demo"], "matches no group of this checkpoint"),
+        ('[widths]\n"*.q_proj" = 3\n', ["--checkpoint", "lance-demo"], "linears that share an input are fused"),
+        ("", ["--checkpoint", "lance-demo"], "columns do not divide into groups of 48"),
+    ],
+)  # fmt: skip
+def test_a_recipe_is_shown_only_if_its_groups_are_there(
+    run: CommandLine, tmp_path: Path, text: str, options: list[str], message: str
+) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(f'name = "mine"\n[format]\nbits = 4\ngroup = 48\nsymmetric = false\n{text}')
+    run("recipes", "show", str(recipe), *options, code=2)
+    assert message in run.err
+    recipe.write_text(
+        'name = "mine"\n[format]\nbits = 4\ngroup = 64\nsymmetric = false\n[widths]\n"layers.[01].*.qkv" = 3\n'
+    )
+    assert "layers.[01]" in run("recipes", "show", str(recipe), *options)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (
