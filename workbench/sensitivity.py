@@ -16,7 +16,7 @@ from core.quantization.sensitivity_report import SCORES, samples, shares
 from core.store.columns import duration
 from core.store.columns import number as written
 from workbench import look
-from workbench.cells import number, with_error
+from workbench.cells import ABSENT, number, with_error
 from workbench.figures import LEVELS
 from workbench.sheet import Column, Row
 from workbench.widgets.text import Part, visible
@@ -151,7 +151,7 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> Section:
 
 def _groups(groups: Sequence[Mapping[str, Any]]) -> Section:
     parts = shares(groups)
-    most = max(parts, default=0.0) or 1.0
+    most = max((part for part in parts if part is not None), default=0.0) or 1.0
     known = [score for score in SCORES if any(score in row["scores"] for row in groups)]
     rows: list[Row] = [
         {"id": row["group"], "group": row["group"], "bits": row["bits"], "share": part}
@@ -165,11 +165,16 @@ def _groups(groups: Sequence[Mapping[str, Any]]) -> Section:
         Column("share", "share", 20, lambda row: _share(row["share"], most), numeric=False, best="min"),
     )
     return Section(
-        "Groups", "each rounded alone ", columns, sorted(rows, key=lambda row: row["share"], reverse=True)
+        "Groups",
+        "each rounded alone ",
+        columns,
+        sorted(rows, key=lambda row: row["share"] or 0.0, reverse=True),
     )
 
 
-def _share(part: float, most: float) -> str:
+def _share(part: float | None, most: float) -> str:
+    if part is None:
+        return f"{ABSENT:>3}"
     return f"{100 * part:5.1f} % {look.bar(part / most, BAR)}"
 
 

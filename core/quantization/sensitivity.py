@@ -57,7 +57,8 @@ class GroupResult:
     bits: int
     """The width that it was tried in."""
     scores: dict[str, float | None]
-    powers: dict[str, float]
+    """As those of a step; None where the samples do not reach the group (``reached``)."""
+    powers: dict[str, float | None]
     """The same as they add up over groups: ``kl``, and ``velocity`` squared."""
     losses: dict[int, float]
     """Relative loss of the linears' outputs on the calibration's rows, by width."""
@@ -143,18 +144,29 @@ def measure_groups(
             tried[bits] = rounding.roundtrip(weights, inputs.mean_sq)
         narrowest = min(tried)
         with replaced(model, dict(zip(names, tried[narrowest], strict=True))):
-            measured = {one.score: one.measure() for one in divergences}
+            measured = {one.score: reached(one.measure()) for one in divergences}
         found.append(
             GroupResult(
                 group=group.key,
                 bits=narrowest,
                 scores=_written(measured),
-                powers={score: divergence.power(score, values) for score, values in measured.items()},
+                powers={
+                    score: None if values is None else divergence.power(score, values)
+                    for score, values in measured.items()
+                },
                 losses={bits: loss(runs, one) for bits, runs in tried.items()},
                 nbytes={bits: nbytes(group, recipe, bits, layout) for bits in tried},
             )
         )
     return found
+
+
+def reached(values: Sequence[float]) -> Sequence[float] | None:
+    """A divergence on each sample, or None where it is exactly zero on all: nothing that the samples ask for depends on
+    the group. The generation expert has no part in an answer, nor the other's last layer in a picture; that does not
+    make them insensitive.
+    """
+    return values if any(values) else None
 
 
 def candidates(group: LinearGroup, recipe: Recipe) -> tuple[int, ...]:
@@ -165,7 +177,7 @@ def candidates(group: LinearGroup, recipe: Recipe) -> tuple[int, ...]:
 
 
 def options(groups: Sequence[GroupResult]) -> dict[str, list[Option]]:
-    """What each width of each group would cost and lose.
+    """What each width of each group would cost and lose; groups that no score is known of are left out.
 
     A group's measured divergences, each as its share of all groups' together, are added up, so that both experts
     count alike; they are scaled by the block's loss at a width over that at the width it was tried in.
@@ -173,10 +185,13 @@ def options(groups: Sequence[GroupResult]) -> dict[str, list[Option]]:
     totals: dict[str, float] = {}
     for result in groups:
         for score, value in result.powers.items():
-            totals[score] = totals.get(score, 0.0) + value
+            totals[score] = totals.get(score, 0.0) + (value or 0.0)
     found = {}
     for result in groups:
-        share = sum(value / totals[score] for score, value in result.powers.items() if totals[score] > 0)
+        known = {score: value for score, value in result.powers.items() if value is not None}
+        if not known:
+            continue
+        share = sum(value / totals[score] for score, value in known.items() if totals[score] > 0)
         unit = share / max(result.losses[result.bits], 1e-30)
         found[result.group] = [
             Option(bits, result.nbytes[bits], unit * loss) for bits, loss in result.losses.items()
@@ -205,9 +220,12 @@ def _scores(divergences: Sequence[Divergence]) -> dict[str, float | None]:
     return _written({one.score: one.measure() for one in divergences})
 
 
-def _written(measured: Mapping[Any, Sequence[float]]) -> dict[str, float | None]:
+def _written(measured: Mapping[Any, Sequence[float] | None]) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for score, values in measured.items():
+        if values is None:
+            found |= {score: None, f"{score}_se": None}
+            continue
         average = statistics.mean(values)
         found |= {score: average.value, f"{score}_se": average.error}
     return found

@@ -89,6 +89,11 @@ def measure(
     weighed = CalibrationInputs(folder, recipe, request.thin, device)
     with torch.inference_mode():
         by_group = sensitivity.measure_groups(model, layout, recipe, weighed, divergences, told)
+    if unknown := sum(all(power is None for power in result.powers.values()) for result in by_group):
+        context.log(
+            f"{info.name}: no sample reaches {unknown} of {groups} groups, so nothing is known of them and a mixed "
+            "recipe leaves them as they are; give a --suite whose samples do"
+        )
     found: dict[str, Any] = {
         "format": results.FORMAT,
         "checkpoint": info.name,

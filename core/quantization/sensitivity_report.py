@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from core.store.columns import number
+from core.store.columns import MISSING, number
 from core.store.export import markdown_table
 
 Table = tuple[str, list[str], list[list[str]], list[bool]]
@@ -47,24 +47,29 @@ def _groups(groups: Sequence[Mapping[str, Any]], known: Sequence[str], heads: Se
             row["group"],
             str(row["bits"]),
             *(_scored(row["scores"], score) for score in known),
-            f"{100 * share:.1f} %",
+            MISSING if share is None else f"{100 * share:.1f} %",
         ]
-        for row, share in sorted(zip(groups, shares(groups), strict=True), key=lambda pair: -pair[1])
+        for row, share in sorted(zip(groups, shares(groups), strict=True), key=lambda pair: -(pair[1] or 0.0))
     ]
+    partly = any(row["scores"].get(score) is None for row in groups for score in known)
     return (
-        "Groups, one rounded at a time",
+        "Groups, one rounded at a time" + (f" ({MISSING}: no sample reaches it)" if partly else ""),
         ["group", "bits", *heads, "share"],
         rows,
         _right(1, len(heads) + 2),
     )
 
 
-def shares(groups: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Each group's share of what all of them do to the model, every known score counting alike."""
+def shares(groups: Sequence[Mapping[str, Any]]) -> list[float | None]:
+    """Each group's share of what all of them do to the model, every known score counting alike; None where none is
+    known of it.
+    """
     known = [score for score in SCORES if any(score in row["powers"] for row in groups)]
-    totals = {score: sum(row["powers"].get(score, 0.0) for row in groups) or 1.0 for score in known}
+    totals = {score: sum(row["powers"].get(score) or 0.0 for row in groups) or 1.0 for score in known}
     return [
-        sum(row["powers"].get(score, 0.0) / totals[score] for score in known) / max(len(known), 1)
+        None
+        if all(row["powers"].get(score) is None for score in known)
+        else sum((row["powers"].get(score) or 0.0) / totals[score] for score in known) / len(known)
         for row in groups
     ]
 
@@ -100,6 +105,6 @@ def _decibels(value: float | None) -> str:
 def _scored(scores: Mapping[str, float | None], score: str) -> str:
     value, error = scores.get(score), scores.get(f"{score}_se")
     if value is None:
-        return ""
+        return MISSING
     written = number(value, 4, value)
     return written if error is None else f"{written} ± {number(error, 4, value)}"

@@ -47,11 +47,19 @@ def _parsed(file: Path) -> Result:
         found: Result = json.loads(file.read_text(encoding="utf-8"))
         for key in ("format", "name", "checkpoint", "recipe", "made_from", "measured_on", "groups"):
             found[key]
+        for row in found["groups"]:
+            _forget_zeros(row["scores"], row["powers"])
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror or error}); measure again") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file}: damaged ({error!r}); delete it and measure again") from error
     return found
+
+
+def _forget_zeros(scores: dict[str, float | None], powers: dict[str, float | None]) -> None:
+    """Take scores of exactly zero for not measured: earlier versions wrote them for groups that no sample reached."""
+    for score in [score for score, value in powers.items() if value == 0]:
+        powers[score] = scores[score] = scores[f"{score}_se"] = None
 
 
 def files(data_dir: Path) -> list[Path]:

@@ -18,9 +18,9 @@ from core.demo import CHECKPOINT
 from core.errors import UsageError
 from core.evaluation import divergence, statistics, suites
 from core.evaluation.samples import Settings
-from core.quantization import job, sensitivity_job
+from core.quantization import job, sensitivity_job, sensitivity_results
 from core.quantization import recipe as recipes
-from core.quantization.sensitivity_report import markdown
+from core.quantization.sensitivity_report import markdown, tables
 from core.runtime import load_model
 from core.runtime.linear import QuantizedLinear
 
@@ -67,9 +67,12 @@ def test_every_linear_layer_and_group_is_measured(world: Any) -> None:
     for row in found["groups"]:
         losses = [row["losses"][bits] for bits in ("3", "4", "6")]
         assert losses == sorted(losses, reverse=True)
-        # The generation expert has no part in an answer.
-        assert (row["scores"]["kl"] == 0) == (".gen." in row["group"])
-        assert row["scores"]["velocity"] > 0 or ".und." in row["group"]
+        # The generation expert has no part in an answer, nor what follows attention in the other's last layer in a
+        # velocity: that is not known, and is not nothing.
+        parts = row["group"].split(".")
+        assert (row["scores"]["kl"] is None) == (row["powers"]["kl"] is None) == (parts[2] == "gen")
+        unseen = parts[1:3] == ["2", "und"] and parts[3] != "qkv"
+        assert (row["scores"]["velocity"] is None) == (row["powers"]["velocity"] is None) == unseen
 
 
 def run_as(pipeline: Any, folder: Path) -> None:
@@ -127,6 +130,28 @@ def test_a_mixed_recipe_chooses_within_its_budget_and_says_what(world: Any) -> N
     )
     files = sorted(path.name for path in folder.glob("*.safetensors"))
     assert all((Path(again["path"]) / name).read_bytes() == (folder / name).read_bytes() for name in files)
+
+
+def test_groups_that_no_sample_reaches_keep_the_recipes_width(world: Any, context: Any) -> None:
+    spec = world.spec | {"recipe": str(world.folder / "mixed.toml"), "suites": world.names[:1]}
+    done = sensitivity_job.run(spec, context)
+    assert any("no sample reaches 12 of 24 groups" in line for line in context.lines)
+    found = json.loads(Path(done["path"]).read_text())
+    (title, _, rows, _) = tables(found)[2]
+    assert title.endswith("(—: no sample reaches it)")
+    assert all((row[2:] == ["—", "—"]) == (".gen." in row[0]) for row in rows)
+    assert rows[-1][-1] == "—"
+    made = job.run(spec, context)
+    widths = recipes.load(str(Path(made["path"]) / "recipe.toml")).widths
+    assert {width.bits for width in widths if ".gen." in width.pattern} == {4}
+    assert {width.bits for width in widths if ".und." in width.pattern} != {4}
+    # A result that an earlier version wrote is read alike.
+    for row in found["groups"]:
+        if row["powers"]["kl"] is None:
+            row["powers"]["kl"] = row["scores"]["kl"] = 0.0
+    Path(done["path"]).write_text(json.dumps(found))
+    again = sensitivity_results.read(Path(done["path"]))
+    assert tables(again)[2][2] == rows
 
 
 def test_what_cannot_be_chosen_is_said(world: Any, tmp_path: Path) -> None:

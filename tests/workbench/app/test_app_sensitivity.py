@@ -15,6 +15,7 @@ from core.quantization import sensitivity_results
 from core.quantization.sensitivity_report import markdown
 from core.store import Store
 from workbench.cli.main import run_command
+from workbench.sensitivity import sections
 
 
 def result(name: str, recipe: str, *, steps: bool = True) -> dict[str, Any]:
@@ -159,6 +160,15 @@ async def test_a_job_leads_to_what_it_measured(open_app: Any, measured: Path, su
         assert "other_int4-awq-g64" in shown and "plain rounding" in shown
         assert "log of 3" in await screen.press("escape")
         assert "wanted a sensitivity that succeeded" in await screen.press("down", "S")
+
+
+def test_a_group_that_no_sample_reaches_has_dashes_and_comes_last() -> None:
+    found = result("lance-mini_int4-awq-g64-3", "int4-awq")
+    found["groups"][0] |= {"scores": {"kl": None, "kl_se": None}, "powers": {"kl": None, "velocity": None}}
+    (_, groups, _) = sections(found)
+    last = groups.rows[-1]
+    assert last["group"] == "layers.0.und.qkv"
+    assert [column.cell(last).split() for column in groups.columns[2:]] == [["—"], ["—"], ["—"]]
 
 
 async def test_what_is_not_there_or_damaged_is_said(open_app: Any, measured: Path, capsys: Any) -> None:
