@@ -10,22 +10,24 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import App
 from textual.binding import Binding
+from textual.events import Event, Key, Paste
 from textual.reactive import Reactive
 
 from core.errors import WorkbenchError
 from core.store import Store
 from workbench import actions
 from workbench.queries import count_unfinished
+from workbench.typing_order import Typist
 
 if TYPE_CHECKING:
-    from textual.screen import Screen
+    from textual.screen import Screen, ScreenResultCallbackType
 
     from workbench.first_frame import FirstFrame
     from workbench.screens.base import AreaScreen
@@ -97,6 +99,7 @@ class WorkbenchApp(App[None]):
         self._disable_tooltips = self._disable_notifications = True
         self.active_jobs = count_unfinished(store)
         self._seen = store.data_version()
+        self._typist = Typist(self, super().on_event)
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -127,6 +130,13 @@ class WorkbenchApp(App[None]):
         gc.freeze()
         gc.enable()
         self.painted.set()
+
+    async def on_event(self, event: Event) -> None:
+        """Handle an event as Textual does, but what is typed one at a time."""
+        if isinstance(event, Key | Paste) and not event.is_forwarded:
+            self._typist.take(event)
+        else:
+            await super().on_event(event)
 
     def _poll_later(self) -> None:
         self.set_timer(POLL_BUSY_S if self.active_jobs else POLL_IDLE_S, self._poll)
@@ -219,7 +229,7 @@ class WorkbenchApp(App[None]):
         await self.go_to("bench")
 
     async def open_box(
-        self, box: Modal[Result], answered: Callable[[Result | None], None] | None = None
+        self, box: Modal[Result], answered: ScreenResultCallbackType[Result] | None = None
     ) -> None:
         """Open a box over the area, sent once it is complete: painted as it grows it would be three times the bytes."""
         with self.batch_update():
@@ -230,9 +240,9 @@ class WorkbenchApp(App[None]):
 
         await self.open_box(Palette(), self._run_chosen)
 
-    def _run_chosen(self, action: actions.Action | None) -> None:
+    async def _run_chosen(self, action: actions.Action | None) -> None:
         if action is not None:
-            self.run_worker(self.perform(action), exit_on_error=False)
+            await self.perform(action)
 
     async def perform(self, action: actions.Action) -> None:
         """Run any action of the table, going to its area first."""
