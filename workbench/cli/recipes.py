@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import click
 
-from core.checkpoints.describe import describe
-from core.checkpoints.resolve import resolve
 from core.quantization import recipe as recipes
-from core.quantization.fit import check_shapes
 from workbench.cli.session import Session, json_option, print_json, print_table
 
 
@@ -44,6 +41,10 @@ def show_recipe(session: Session, recipe: str, checkpoint: str | None, as_json: 
     """Show a recipe, by name or as a TOML file: its text, checked; or what was understood of it as JSON."""
     found = recipes.load(recipe)
     if checkpoint is not None:
+        from core.checkpoints.describe import describe  # 30 ms that listing does without
+        from core.checkpoints.resolve import resolve
+        from core.quantization.fit import check_shapes
+
         check_shapes(found, describe(resolve(checkpoint, session.look())))
     if as_json:
         print_json(found.to_json())
