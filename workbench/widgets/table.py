@@ -160,6 +160,10 @@ class Table(Sheet, Widget, can_focus=True):
         "left": ("column", -1), "right": ("column", 1),
     }  # fmt: skip
 
+    def check_consume_key(self, key: str, character: str | None) -> bool:
+        """Whether a key only moves in the table."""
+        return character in self.KEYS or key in self.KEYS
+
     def on_key(self, event: events.Key) -> None:
         """Movement is handled here rather than by bindings, which would fill the key list with arrows."""
         name = event.character if event.character in self.KEYS else event.key
