@@ -23,6 +23,9 @@ KINDS: dict[str, str] = {
     "bench": "core.runtime.bench_job:run",
 }
 
+MEASURING = frozenset({"bench"})
+"""Kinds whose results are times: nothing is started beside them that they would measure along."""
+
 HANDLERS_VARIABLE = "LANCE_WORKBENCH_HANDLERS"
 
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from core.errors import WorkbenchError
-from core.jobs import processes, table
+from core.jobs import kinds, processes, table
 from core.jobs.executor import End, Executor, LocalExecutor, Row, python_command, python_environment
 from core.jobs.logs import last_line
 from core.jobs.slots import Slot, slots
@@ -194,7 +194,7 @@ class Supervisor:
         busy = {
             row["slot"]
             for row in table.jobs(self._store, states=table.ACTIVE)
-            if row["host"] == socket.gethostname()
+            if row["host"] == socket.gethostname() and row["kind"] not in kinds.MEASURING
         }
         queued = self._store.query(
             "SELECT kind, device FROM jobs WHERE state = 'queued' ORDER BY priority DESC, id"

@@ -11,6 +11,8 @@ from job_queue import Queue, until
 
 from core import jobs
 from core.jobs import processes
+from core.jobs.executor import End, Row
+from core.jobs.supervisor import Supervisor
 
 
 class Chain:
@@ -69,6 +71,37 @@ def test_nobody_stands_by_for_a_job_that_was_cancelled(queue: Queue, chain: Chai
     until(lambda: _gone(chain.ready))
     chain.let_go()
     assert queue.until_over(chain.first)["state"] == "succeeded"
+
+
+class Watcher:
+    """An executor that starts nothing and keeps what it was asked to prepare."""
+
+    def __init__(self) -> None:
+        self.prepared: list[tuple[str, str | None]] = []
+
+    def submit(self, row: Row) -> None: ...
+
+    def prepare(self, slot: str, kind: str | None) -> None:
+        self.prepared.append((slot, kind))
+
+    def status(self, row: Row) -> End | None: ...
+
+    def cancel(self, row: Row, *, force: bool) -> None: ...
+
+    def logs(self, row: Row) -> Path:
+        raise AssertionError("no job ends here")
+
+
+@pytest.mark.parametrize(("running", "prepared"), [("quantize", ("cpu", "evaluate")), ("bench", None)])
+def test_nothing_is_imported_beside_a_job_that_measures_time(
+    queue: Queue, running: str, prepared: tuple[str, str] | None
+) -> None:
+    for kind in (running, "evaluate", "where"):
+        queue.submit(kind, device="cpu")
+    watcher = Watcher()
+    Supervisor(queue.store, executor=watcher).step()
+    assert queue.job(1)["state"] == "starting"
+    assert [asked for asked in watcher.prepared if asked[1]] == ([prepared] if prepared else [])
 
 
 def test_who_stands_by_goes_with_the_supervisor(queue: Queue, chain: Chain) -> None:
