@@ -57,6 +57,8 @@ class Moments:
     priority: Tensor
     """float64 [r], random; the rows with the least are kept."""
     count: int = 0
+    _room: Tensor = field(default_factory=lambda: torch.empty(0))
+    """What ``rows`` is the first part of while the sample grows."""
 
     @classmethod
     def empty(cls, channels: int, dtype: torch.dtype, device: torch.device) -> Moments:
@@ -86,8 +88,7 @@ class Moments:
         """
         room = capacity - len(self.priority)
         if room > 0:
-            self.rows = torch.cat([self.rows, rows[:room]])
-            self.priority = torch.cat([self.priority, priority[:room]])
+            self._append(rows[:room], priority[:room], capacity)
             rows, priority = rows[room:], priority[room:]
         if len(priority):
             together = torch.cat([self.priority, priority])
@@ -95,6 +96,17 @@ class Moments:
             kept[together.topk(capacity, largest=False).indices] = True
             free, taken = (~kept[:capacity]).nonzero().flatten(), kept[capacity:].nonzero().flatten()
             self.rows[free], self.priority[free] = rows[taken], priority[taken]
+
+    def _append(self, rows: Tensor, priority: Tensor, capacity: int) -> None:
+        """Take rows in behind the kept ones, into memory that doubles: an answer brings one row at a time."""
+        held = len(self.priority)
+        end = held + len(rows)
+        if end > len(self._room):
+            self._room = rows.new_empty(min(capacity, max(end, 2 * held)), rows.shape[1])
+            self._room[:held] = self.rows
+        self._room[held:end] = rows
+        self.rows = self._room[:end]
+        self.priority = torch.cat([self.priority, priority])
 
     def merge(self, other: Moments, capacity: int) -> Moments:
         """Both together: counts and sums add up, the sample is one of the union."""

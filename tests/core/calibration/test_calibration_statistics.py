@@ -15,10 +15,11 @@ def _fill(statistics: Statistics, rows: torch.Tensor, pieces: int) -> None:
         statistics.count("q", "x2t_image/text", len(piece))
 
 
-def test_sums_equal_a_direct_computation_and_rows_are_real_rows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pieces", [1, 17, 1000])
+def test_sums_equal_a_direct_computation_and_rows_are_real_rows(tmp_path: Path, pieces: int) -> None:
     rows = torch.randn(1000, 24, generator=torch.Generator().manual_seed(0)) * 30
     statistics = Statistics(capacity=64, seed=1)
-    _fill(statistics, rows, 17)
+    _fill(statistics, rows, pieces)
     statistics.save(tmp_path / "s.safetensors")
     found = StatisticsFile(tmp_path / "s.safetensors").moments("layers.0.und.qkv", "x2t_image/text")
     assert found.count == 1000 and statistics.tokens == {"q": {"x2t_image/text": 1000}}
