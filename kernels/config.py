@@ -60,7 +60,7 @@ class Config:
         if self.kernel == "direct":
             most = f" r{self.registers}" if self.registers else ""
             return f"direct {shape} w{self.warps} s{self.stages} k{self.splits}{most}"
-        ahead = "" if self.ahead is None else f" a{self.ahead} r{self.chunk}"
+        ahead = "" if self.ahead is None else f" a{self.ahead}"
         return f"{self.kernel} {shape} w{self.warps} s{self.stages} k{self.splits}{ahead}"
 
     def to_json(self) -> dict[str, Any]:

@@ -72,3 +72,14 @@ def test_without_a_gpu_the_reference_runs_and_the_record_says_so(
     x = torch.randn(3, 128, dtype=torch.float64)
     assert relative_error(linear(x, prepared), exact(x, prepared, None)) < 1e-12
     assert not recwarn.list
+
+
+def test_a_label_says_what_sets_a_configuration_apart_and_nothing_else() -> None:
+    labels = {
+        Config("matmul", 8, 32, 1, 2, 4, 8, ahead=2): "matmul 8x32x1 w2 s4 k8 a2",
+        Config("direct", 8, 16, 16, 4, 1, 3): "direct 8x16x16 w4 s1 k3",
+        Config("direct", 8, 16, 8, 4, 3, registers=128): "direct 8x16x8 w4 s3 k1 r128",
+        Config("hopper", 64, 64, 1, 4, 6, 2): "hopper 64x64 w4 s6 k2",
+        Config("expand", chunk=512): "expand 512",
+    }
+    assert {config: config.label for config in labels} == labels
