@@ -12,7 +12,7 @@ _ASK = tl.constexpr("prefetch.global.L2 [$1];\nmov.b32 $0, 0;")
 
 
 @triton.jit
-def _rows_at(tile, local, N, BLOCK_N: tl.constexpr, SWIGLU: tl.constexpr):
+def rows_at(tile, local, N, BLOCK_N: tl.constexpr, SWIGLU: tl.constexpr):
     """Rows of the weight at the places ``local`` of tile number ``tile``."""
     if SWIGLU:
         pair = tile * (BLOCK_N // 2) + local % (BLOCK_N // 2)
@@ -26,7 +26,7 @@ def _rows_at(tile, local, N, BLOCK_N: tl.constexpr, SWIGLU: tl.constexpr):
 @triton.jit
 def tile_rows(tile, N, BLOCK_N: tl.constexpr, SWIGLU: tl.constexpr):
     """Rows of the weight in tile number ``tile``; with SWIGLU half of them gate rows, half their up rows."""
-    return _rows_at(tile, tl.arange(0, BLOCK_N), N, BLOCK_N, SWIGLU)
+    return rows_at(tile, tl.arange(0, BLOCK_N), N, BLOCK_N, SWIGLU)
 
 
 @triton.jit
@@ -54,7 +54,7 @@ def ask_for(
     end = last * SECTORS
     for start in range(first * SECTORS, end, THREADS):
         sector = tl.minimum(start + lane, end - 1)
-        row = _rows_at(tile, sector % SECTORS // 2, N, BLOCK_N, SWIGLU)
+        row = rows_at(tile, sector % SECTORS // 2, N, BLOCK_N, SWIGLU)
         at = codes_ptr + (sector // SECTORS * N + row) * 16 + sector % 2 * 8
         tl.inline_asm_elementwise(_ASK, "=r,l", [at], tl.int32, is_pure=False, pack=1)
     PER_WORD: tl.constexpr = GROUP if FORMAT == INT4 else 64
@@ -63,7 +63,7 @@ def ask_for(
     end = tl.minimum(last * WORDS, tl.cdiv(K, PER_WORD)) * SHARE
     for start in range(first * WORDS * SHARE, end, THREADS):
         sector = tl.minimum(start + lane, end - 1)
-        row = _rows_at(tile, sector % SHARE * 8, N, BLOCK_N, SWIGLU)
+        row = rows_at(tile, sector % SHARE * 8, N, BLOCK_N, SWIGLU)
         at = scales_ptr + sector // SHARE * N + row
         tl.inline_asm_elementwise(_ASK, "=r,l", [at], tl.int32, is_pure=False, pack=1)
 

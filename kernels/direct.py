@@ -28,7 +28,7 @@ TILES = (
 )
 
 MOST_ROWS = 16
-"""Rows of activations from which on other kernels are faster."""
+"""Rows of activations up to which the kernel may be the fastest."""
 
 
 @cache

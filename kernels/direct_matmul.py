@@ -18,6 +18,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 
 from kernels.decode import INT4, decode
+from kernels.device_tiles import rows_at
 
 # Triton 3.9 knows these by other names than 3.6.
 _barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
@@ -82,18 +83,6 @@ def _x_operand(at, inside, EVEN: gl.constexpr, B: gl.constexpr):
         x = gl.load(at, mask=inside, other=0.0)
     parted = x.reshape(BLOCKS, 4, 2, 2, ROWS).permute(0, 2, 1, 3, 4)
     return gl.convert_layout(gl.reshape(parted, [BLOCKS, 16, ROWS]), B, assert_trivial=True)
-
-
-@gluon.jit
-def _rows(tile, local, N, BLOCK_N: gl.constexpr, SWIGLU: gl.constexpr):
-    """Rows of the weight at the places ``local`` of a tile; with SWIGLU half of them gate rows, half their up rows."""
-    if SWIGLU:
-        pair = gl.minimum(tile * (BLOCK_N // 2) + local % (BLOCK_N // 2), N // 2 - 1)
-        rows = pair + local // (BLOCK_N // 2) * (N // 2)
-    else:
-        # Rows behind the last one repeat it: they are computed and not stored.
-        rows = gl.minimum(tile * BLOCK_N + local, N - 1)
-    return rows
 
 
 @gluon.jit
@@ -212,7 +201,7 @@ def direct_matmul(
     tile = gl.program_id(1)
     split = gl.program_id(2)
     local = gl.arange(0, BLOCK_N, gl.SliceLayout(0, gl.SliceLayout(2, WORDS)))
-    rows = _rows(tile, local, N, BLOCK_N, SWIGLU)
+    rows = rows_at(tile, local, N, BLOCK_N, SWIGLU)
     begin = split * SHARE
     last = gl.minimum(begin + SHARE, gl.cdiv(K, 128))
     held = ()
@@ -274,7 +263,7 @@ def direct_matmul(
                 result += gl.load(part_ptr + part * SIZE, cache_modifier=".cg")
             gl.store(ticket_ptr + slot, 0)
     if final:
-        weight_row = _rows(tile, n, N, BLOCK_N, SWIGLU)
+        weight_row = rows_at(tile, n, N, BLOCK_N, SWIGLU)
         if REST != 1.0:
             result = result * (gl.load(factor_ptr + weight_row) * REST)[:, None]
         if BIAS:

@@ -5,6 +5,7 @@ Layouts mean nothing here: the compiler sees to them. What is read or written be
 
 from __future__ import annotations
 
+import inspect
 import types
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from gluon_emulator import Memory, Tensor, decode_half_of
 
 from kernels import direct_matmul as module  # type: ignore[attr-defined,unused-ignore]
 from kernels.config import Config
+from kernels.device_tiles import rows_at
 from kernels.direct import division
 from kernels.tiles import TiledWeight
 
@@ -113,7 +115,10 @@ def _names(program: tuple[int, ...], grid: tuple[int, ...], warps: int, floats: 
     )  # fmt: skip
     cuda = types.SimpleNamespace(gdc_wait=lambda: None, gdc_launch_dependents=lambda: None)
     return {
-        "tl": types.SimpleNamespace(extra=types.SimpleNamespace(cuda=cuda)), "gl": gl, "INT4": 0,
+        "tl": types.SimpleNamespace(
+            extra=types.SimpleNamespace(cuda=cuda), minimum=np.minimum, constexpr=gl.constexpr
+        ),
+        "triton": types.SimpleNamespace(jit=lambda fn: fn), "gl": gl, "INT4": 0,
         "gluon": types.SimpleNamespace(
             jit=lambda fn=None, **options: fn if fn else lambda f: f, constexpr_function=lambda fn: fn
         ),
@@ -127,7 +132,7 @@ def run(
 ) -> torch.Tensor:
     """``x W^T + bias`` float32, or its halves gated; the grid and the constants as ``launch_direct`` makes them."""
     text = Path(str(module.__file__)).read_text()
-    text = text[text.index("# Triton 3.9 knows these") :]
+    text = inspect.getsource(rows_at.fn) + text[text.index("# Triton 3.9 knows these") :]
     m, n, k = x.shape[0], weight.rows, weight.columns
     floats = weight.factors is not None
     split = division(weight, config, gated, m)
