@@ -15,13 +15,12 @@ from core.calibration.samples import DEFAULT_SAMPLES, MIXED, SampleSet, sample_s
 from core.calibration.sequences import CAPACITY, most_bytes
 from core.calibration.statistics import DEFAULT_ROWS
 from core.checkpoints.describe import CheckpointInfo
-from core.evaluation.answers import check_resolution
 from core.evaluation.drawings import sampling
 from core.evaluation.extent import extent
 from core.evaluation.fit import check_task
 from core.evaluation.footprint import Footprint, footprint
 from core.evaluation.overlap import Evaluated
-from core.evaluation.samples import DEFAULT_TASKS, Settings
+from core.evaluation.samples import DEFAULT_TASKS, Settings, check_resolution
 from core.lance.config import LanceConfig
 from core.lance.loading import load_tokenizer
 from core.runtime.device import pick_device, pick_dtype

@@ -8,24 +8,13 @@ from typing import Any
 
 import torch
 
-from core.errors import CheckpointError, UsageError
+from core.errors import CheckpointError
 from core.evaluation import likelihood, media, requests, statistics, text_scores
 from core.evaluation.baseline import LIKELIHOOD, Baseline
 from core.evaluation.samples import Sample, Settings
-from core.lance.buckets import VIT_SIDE
 from core.lance.generation import Understanding, decode_text
 from core.lance.loading import Pipeline
 from core.store import Store
-
-
-def check_resolution(name: str) -> None:
-    """Refuse a size preset that Lance does not have, before a model is loaded for it.
-
-    Raises:
-        UsageError: lists those there are.
-    """
-    if name not in VIT_SIDE:
-        raise UsageError(f"{name}: no such resolution; known are {', '.join(VIT_SIDE)}")
 
 
 class AnswerExaminer:

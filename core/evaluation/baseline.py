@@ -15,6 +15,8 @@ LIKELIHOOD, TRAJECTORY = "likelihood.safetensors", "trajectory.safetensors"
 """What a bf16 evaluation of a task that answers, or of one that draws, keeps beside the database for others to be
 scored against."""
 
+_INCOMPARABLE = "they cannot be compared, leave the baseline on auto"
+
 BF16 = "bf16"
 """The recipe of the source checkpoint's own runs."""
 
@@ -74,27 +76,43 @@ def find(store: Store, checkpoint: str, task: str, spec_hash: str) -> Baseline |
     return found if found.artifact.is_file() else None
 
 
-def chosen(store: Store, run_id: int, evaluation: dict[str, Any]) -> Baseline:
-    """The run a user named as the baseline, if it answered the same samples under the same settings.
+def chosen(store: Store, run_id: int, suite: str, evaluation: dict[str, Any]) -> Baseline:
+    """The run a user named as the baseline, if the same checkpoint answered the same samples under the same settings.
 
-    ``evaluation`` is what is about to be run, as ``evaluate.describe_evaluation`` has it.
+    ``evaluation`` is what is about to be run on the suite of that name, as ``conditions.shared`` has it.
 
     Raises:
-        UsageError: there is no such run; it is of a variant, unfinished, of other samples or settings, or its kept
-            file is gone.
+        UsageError: there is no such run; it is of a variant, unfinished, of another checkpoint, other samples or
+            settings, was scored against another run itself, or its kept file is gone.
     """
     row = store.run(run_id)
     if row["recipe"] != BF16 or row["state"] != "succeeded" or row["kind"] != "evaluate":
         raise UsageError(
             f"run {run_id} is {row['state']}, of {row['name']}: wanted a finished evaluation of a bf16 checkpoint"
         )
-    theirs = row["manifest"].get("evaluation", {})
-    for key in ("task", "suite", "samples", "settings"):
-        if theirs.get(key) != evaluation[key]:
-            raise UsageError(
-                f"run {run_id} had {key} {theirs.get(key)}, this evaluation has {evaluation[key]}; "
-                "they cannot be compared, leave the baseline on auto"
-            )
+    theirs = (row["manifest"] or {}).get("evaluation", {})
+    if theirs.get("suite") != evaluation["suite"]:
+        had, has = (
+            f"suite {name} of {samples} samples"
+            for name, samples in ((row["suite"], row["samples"]), (suite, evaluation["samples"]))
+        )
+        other = " of other content" if had == has else ""
+        raise UsageError(f"run {run_id} had {had}{other}, this evaluation has {has}; {_INCOMPARABLE}")
+    if theirs.get("settings") != evaluation["settings"]:
+        raise UsageError(
+            f"run {run_id} had settings {theirs.get('settings')}, this evaluation has {evaluation['settings']}; "
+            f"{_INCOMPARABLE}"
+        )
+    if theirs.get("source") != evaluation["source"]:
+        raise UsageError(
+            f"run {run_id} is of {row['name']}, not of the checkpoint evaluated here or what it was made from; "
+            f"{_INCOMPARABLE}"
+        )
+    if row["baseline_run_id"] is not None:
+        raise UsageError(
+            f"run {run_id} was scored against run {row['baseline_run_id']} itself and keeps nothing to score "
+            f"against; give --baseline {row['baseline_run_id']}, or leave it on auto"
+        )
     found = Baseline(store, row)
     if not found.artifact.is_file():
         raise UsageError(

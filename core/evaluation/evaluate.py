@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Any, Protocol
 from core.errors import Cancelled
 from core.evaluation.answers import AnswerExaminer
 from core.evaluation.baseline import BF16, Baseline, run_folder
+from core.evaluation.conditions import spec_hash
 from core.evaluation.drawings import DrawingExaminer
 from core.evaluation.overlap import calibrated_on, contents
-from core.evaluation.perplexity import CONTEXT, TextExaminer
+from core.evaluation.perplexity import TextExaminer
 from core.evaluation.readers import reader_of
 from core.evaluation.samples import ANSWERING, Sample, Settings, Suite
 from core.evaluation.subject import Subject
-from core.files import sha256_text
 from core.huggingface.loading import CausalLM
 from core.lance.loading import Pipeline
 from core.runtime import Enforcement
@@ -30,26 +29,6 @@ class Examiner(Protocol):
     def examine(self, index: int, sample: Sample) -> dict[str, Any]: ...
     def scores(self) -> dict[str, float | None]: ...
     def save(self, folder: Path) -> None: ...
-
-
-def describe_evaluation(
-    suite: Suite, settings: Settings | None, source: Subject, device: str, dtype: str
-) -> dict[str, Any]:
-    """Everything two evaluations must share to be compared, as plain data; recorded in the manifest."""
-    return {
-        "task": suite.task,
-        "suite": suite.fingerprint,
-        "samples": len(suite.samples),
-        "settings": {"context": CONTEXT} if settings is None else settings.recorded([suite.task]),
-        "source": source.fingerprint,
-        "device": device.partition(":")[0],
-        "dtype": dtype,
-    }
-
-
-def spec_hash(evaluation: dict[str, Any]) -> str:
-    """The hash a baseline is found by."""
-    return sha256_text(json.dumps(evaluation, sort_keys=True))
 
 
 def evaluate(
@@ -72,7 +51,7 @@ def evaluate(
 
     Args:
         settings: how samples are run; None of running text.
-        evaluation: from ``describe_evaluation``.
+        evaluation: from ``conditions.describe_evaluation``.
         baseline: the bf16 run to score against; None scores against the truth alone.
         running: what ``core.runtime.enforcement`` says of the pipeline, for the manifest.
         after_sample: called after each stored output; may raise ``Cancelled``.

@@ -12,13 +12,13 @@ from core.checkpoints.describe import family_of
 from core.errors import UsageError
 from core.evaluation import baseline as baselines
 from core.evaluation import suites
-from core.evaluation.answers import check_resolution
 from core.evaluation.baseline import Baseline
+from core.evaluation.conditions import describe_evaluation, settings_of, spec_hash
 from core.evaluation.drawings import sampling
-from core.evaluation.evaluate import describe_evaluation, evaluate, spec_hash
+from core.evaluation.evaluate import evaluate
 from core.evaluation.fit import check_samples, check_task
 from core.evaluation.overlap import calibrated_on
-from core.evaluation.samples import PERPLEXITY, Settings, Suite
+from core.evaluation.samples import Settings, Suite
 from core.evaluation.subject import Subject, check_suite, open_subjects
 from core.runtime import enforcement, load_model, pick_device, pick_dtype
 from core.runtime.causal_lm import load_text_model
@@ -72,15 +72,12 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         limit = spec.get("limit")
         suite = suites.load(name, limit.get(name) if isinstance(limit, dict) else limit)
         check_suite(info, suite)
-        settings = None
-        if suite.task != PERPLEXITY:
-            own = {"resolution": spec.get("resolution")}
-            settings = Settings.combine(info.defaults, suite.settings, own)
-            check_resolution(settings.resolution)
+        settings = settings_of(info, suite, spec.get("resolution"))
+        if settings is not None:
             sampling(settings)
             check_task(info.path, suite.task, settings)
         evaluation = describe_evaluation(
-            suite, settings, source, str(device), str(dtype).removeprefix("torch.")
+            suite, settings, source.fingerprint, str(device), str(dtype).removeprefix("torch.")
         )
         plans.append(_Plan(suite, settings, evaluation, _baseline(spec, context, source, suite, evaluation)))
         if subject.variant and (seen := calibrated_on(subject.path, suite, store)):
@@ -125,7 +122,7 @@ def _baseline(
         return None
     if wanted == "auto":
         return baselines.find(context.store, source.checkpoint, suite.task, spec_hash(evaluation))
-    return baselines.chosen(context.store, int(wanted), evaluation)
+    return baselines.chosen(context.store, int(wanted), suite.name, evaluation)
 
 
 def _run_all(

@@ -1,9 +1,9 @@
 """Perplexity: the likelihood a model gives to running text, token by token, in strided windows.
 
-A document is read in windows of ``CONTEXT`` tokens that advance by half of that, and each window scores the tokens no
-window before it has scored: every token is scored once, with at least half a window of text before it but at a
-document's beginning. The first token of a document, which nothing precedes, is not scored, nor are special tokens that
-a tokenizer puts in front of it.
+A document is read in windows of ``conditions.CONTEXT`` tokens that advance by half of that, and each window scores the
+tokens no window before it has scored: every token is scored once, with at least half a window of text before it but at
+a document's beginning. The first token of a document, which nothing precedes, is not scored, nor are special tokens
+that a tokenizer puts in front of it.
 
 Errors are clustered: tokens of one document depend on each other, so documents are what is counted, or windows where
 there are fewer than ``MIN_DOCUMENTS`` of them.
@@ -25,9 +25,6 @@ from core.evaluation import likelihood, statistics
 from core.evaluation.baseline import LIKELIHOOD, Baseline
 from core.evaluation.likelihood import LogProbs, TokenScores
 from core.evaluation.samples import Sample
-
-CONTEXT = 1024
-"""Tokens of a window; fewer where a model has fewer positions."""
 
 KEPT = 256
 """Likeliest ids that a baseline keeps of every position; the rest of the mass is kept as one figure. A text has many

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from core.evaluation.perplexity import CONTEXT, Reader
+from core.evaluation.conditions import CONTEXT
+from core.evaluation.perplexity import Reader
 from core.huggingface.loading import CausalLM
 from core.lance.decoder import Routing
 from core.lance.loading import Pipeline

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import UsageError
 from core.evaluation.visuals import ClipFile, DrawnClip, DrawnPicture, PictureFile
-from core.lance.buckets import NUM_FRAMES, check_frames
+from core.lance.buckets import NUM_FRAMES, VIT_SIDE, check_frames
 from core.lance.prompts import UNDERSTANDING_TASKS
 
 if TYPE_CHECKING:
@@ -168,3 +168,13 @@ def check_size(height: int, width: int) -> None:
             raise UsageError(
                 f"{name} {value}: wanted a multiple of {PIXELS_PER_LATENT} px; the nearest is {nearest}"
             )
+
+
+def check_resolution(name: str) -> None:
+    """Refuse a size preset that Lance does not have, before a model is loaded for it.
+
+    Raises:
+        UsageError: lists those there are.
+    """
+    if name not in VIT_SIDE:
+        raise UsageError(f"{name}: no such resolution; known are {', '.join(VIT_SIDE)}")

@@ -55,21 +55,29 @@ def command(
 
     Scores are against the bf16 run of the same samples and, where it is known, against the truth.
     """
+    from core.evaluation import baseline as baselines
+    from core.evaluation import conditions
     from core.evaluation import suites as known
     from core.evaluation.subject import check_suite, open_subjects
 
     session: Session = ctx.obj
-    _, _, info = open_subjects(checkpoint, session.look())
+    store, against = session.look(), _baseline(baseline)
+    _, source, info = open_subjects(checkpoint, store)
     usual = [known.PROSE] if info.family == "huggingface" else known.DEFAULT_SUITES
     names = [absolute_suite(name) for name in suites or usual]
     # Looked at here too, so that a mistyped name or a suite of another family is an answer and not a failed job.
     for name in names:
-        check_suite(info, known.load(name, limit))
+        suite = known.load(name, limit)
+        check_suite(info, suite)
+        settings = conditions.settings_of(info, suite, resolution)
+        if isinstance(against, int):
+            evaluation = conditions.shared(suite, settings, source.fingerprint)
+            baselines.chosen(store, against, suite.name, evaluation)
     spec: dict[str, Any] = {
         "checkpoint": absolute(checkpoint),
         "suites": names,
         "limit": limit,
-        "baseline": _baseline(baseline),
+        "baseline": against,
         "device": device,
         "dtype": dtype,
         "resolution": resolution,
@@ -87,7 +95,7 @@ def _baseline(text: str) -> str | int | None:
         return "auto"
     if text == "none":
         return None
-    if text.isdigit():
+    if text.isascii() and text.isdigit() and len(text) < 19:  # what SQLite has room for
         return int(text)
     raise UsageError(f"baseline {text!r}: wanted auto, none or the number of a run")
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,13 @@ def test_compare_mistakes(run: Any, stored: tuple[int, int]) -> None:
         (["lance-demo", "--suite", "nothing"], "nothing: no such suite"),
         (["lance-demo", "--suite", "text:nothing.txt"], "nothing.txt: cannot be read"),
         (["lance-demo", "--suite", "QUESTIONS", "--baseline", "x"], "baseline 'x': wanted auto, none or"),
+        (["lance-demo", "--suite", "QUESTIONS", "--baseline", "²"], "baseline '²': wanted auto, none or"),
+        (["lance-demo", "--suite", "QUESTIONS", "--baseline", "9" * 5000], "wanted auto, none or"),
+        (["lance-demo", "--suite", "QUESTIONS", "--baseline", "99"], "run 99: not in "),
+        (
+            ["lance-demo", "--suite", "QUESTIONS", "--resolution", "huge"],
+            "huge: no such resolution; known are",
+        ),
     ],
 )
 def test_evaluate_mistakes_queue_no_job(
@@ -160,6 +168,103 @@ def test_evaluate_mistakes_queue_no_job(
     assert err.count("\n") == 1
     with Store.open(tmp_path / "runs.db") as store:
         assert store.value("SELECT count(*) FROM jobs") == 0
+
+
+@pytest.fixture
+def bf16_run(tmp_path: Path, questions: Path, tiny_checkpoint: Path) -> Callable[..., int]:
+    """Records a finished bf16 evaluation of the tiny checkpoint on ``questions``, with what is said otherwise."""
+    from core.checkpoints import describe
+    from core.evaluation import baseline, conditions, suites
+
+    def record(
+        kept: bool = True,
+        evaluation: Mapping[str, Any] | None = None,
+        limit: int | None = None,
+        **fields: Any,
+    ) -> int:
+        info, suite = describe(tiny_checkpoint), suites.load(str(questions), limit)
+        same = conditions.shared(suite, conditions.settings_of(info, suite, None), info.fingerprint)
+        usual = {"kind": "evaluate", "recipe": "bf16", "suite": suite.name, "task": suite.task, "samples": 1}
+        with Store.open(tmp_path / "runs.db") as store:
+            manifest = {"evaluation": same | dict(evaluation or {})}
+            run_id = store.start_run(checkpoint="lance-tiny", manifest=manifest, **usual | fields)
+            store.finish_run(run_id)
+            file = baseline.run_folder(store, run_id) / baseline.LIKELIHOOD
+        if kept:
+            file.parent.mkdir(parents=True)
+            file.touch()
+        return run_id
+
+    return record
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"variant": "lance-tiny_int4", "recipe": "int4"},
+            "run 1 is succeeded, of lance-tiny_int4: wanted a finished",
+        ),
+        ({"kind": "calibrate"}, "wanted a finished evaluation of a bf16 checkpoint"),
+        (
+            {"evaluation": {"suite": "5a17"}, "suite": "demo-x2t", "samples": 200},
+            "run 1 had suite demo-x2t of 200 samples, this evaluation has suite questions of 1 samples",
+        ),
+        (
+            {"evaluation": {"suite": "5a17"}},
+            "run 1 had suite questions of 1 samples of other content, this evaluation",
+        ),
+        (
+            {"evaluation": {"settings": {"height": 64}}},
+            "run 1 had settings {'height': 64}, this evaluation has {",
+        ),
+        (
+            {"evaluation": {"source": "5a17"}},
+            "run 1 is of lance-tiny_bf16, not of the checkpoint evaluated here",
+        ),
+        ({"kept": False}, "likelihood.safetensors: gone, so run 1 cannot be scored against"),
+    ],
+)
+def test_a_run_that_cannot_be_a_baseline_queues_no_job(
+    run: Any,
+    bf16_run: Callable[..., int],
+    questions: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    fields: dict[str, Any],
+    message: str,
+) -> None:
+    number = bf16_run(**fields)
+    code, out, err = run("evaluate", tiny_checkpoint, "--suite", questions, "--baseline", number)
+    assert (code, out) == (2, "")
+    assert message in err and err.count("\n") == 1
+    with Store.open(tmp_path / "runs.db") as store:
+        assert store.value("SELECT count(*) FROM jobs") == 0
+
+
+def test_a_run_that_was_scored_itself_names_the_one_to_score_against(
+    run: Any, bf16_run: Callable[..., int], questions: Path, tiny_checkpoint: Path
+) -> None:
+    first = bf16_run()
+    floor = bf16_run(baseline_run_id=first)
+    code, _, err = run("evaluate", tiny_checkpoint, "--suite", questions, "--baseline", floor)
+    assert code == 2 and "run 2 was scored against run 1 itself" in err and "give --baseline 1" in err
+
+
+def test_a_run_that_can_be_a_baseline_is_queued_with_its_job(
+    run: Any,
+    bf16_run: Callable[..., int],
+    questions: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("core.jobs.ensure_supervisor", lambda store: None)
+    number = bf16_run()
+    code, _, err = run("evaluate", tiny_checkpoint, "--suite", questions, "--baseline", number, "--detach")
+    assert code == 0, err
+    with Store.open(tmp_path / "runs.db") as store:
+        assert json.loads(store.value("SELECT spec FROM jobs"))["baseline"] == number
 
 
 def test_evaluate_then_compare(run: Any, questions: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
