@@ -15,6 +15,7 @@ import pytest
 from core import jobs, removal
 from core.errors import RetryLater, UsageError, WorkbenchError
 from core.jobs.processes import take_lock
+from core.jobs.table import transition
 from core.store import Store, export
 from core.store.columns import COLUMNS
 
@@ -87,7 +88,7 @@ def test_a_job_that_has_not_ended_keeps_what_it_uses(
 def test_a_variant_that_is_being_made_anew_stays(store: Store) -> None:
     lock = take_lock(store.data_dir / "variants" / ".variant-a.work" / "lock")
     assert lock is not None
-    with pytest.raises(RetryLater, match="variant-a: a job is making it anew"):
+    with pytest.raises(RetryLater, match="variant-a: a job is making it"):
         take(store, "variant", "variant-a")
     os.close(lock)
     take(store, "variant", "variant-a")
@@ -149,3 +150,108 @@ def test_a_kill_leaves_nothing_half_removed_under_its_name(store: Store, moment:
         take(store, "variant", "variant-b")
     assert not any(path.name.startswith(".variant-a") for path in place.iterdir())
     assert store.checkpoint("variant-a") is None
+
+
+def begun(place: Path, name: str) -> Path:
+    """The work folder that a killed job leaves beside the variant ``name``: two layers of ten bytes, and a lock."""
+    work = place / f".{name}.work"
+    work.mkdir(parents=True)
+    for file in ("layer-00000.json", "layer-00001.json"):
+        (work / file).write_text("0123456789")
+    (work / "lock").touch()
+    return work
+
+
+def test_what_a_killed_job_left_beside_a_variant_goes_with_it(store: Store) -> None:
+    place = store.data_dir / "variants"
+    work = begun(place, "variant-a")
+    (place / ".variant-a.partial-999999999").mkdir()
+    (place / ".variant-a.partial-999999999" / "model.safetensors").write_text("0123456789")
+    others = [begun(place, "variant-b"), begun(place, "variant-a-g64")]
+    found = removal.find(store, "variant", "variant-a")
+    assert (found.size_bytes, found.finished, found.layers) == (50, True, 2)
+    removal.remove(store, found)
+    assert not work.exists()
+    assert sorted(path.name for path in place.iterdir()) == sorted(
+        ["variant-b", *(path.name for path in others)]
+    )
+
+
+def test_what_a_killed_calibration_left_goes_with_it_but_not_while_it_is_written(store: Store) -> None:
+    place = store.data_dir / "calibrations"
+    (place / f".calibration-a.partial-{os.getppid()}").mkdir()
+    with pytest.raises(RetryLater, match=f"process {os.getppid()} is writing it"):
+        take(store, "calibration", "calibration-a")
+    (place / f".calibration-a.partial-{os.getppid()}").rename(place / ".calibration-a.partial-999999999")
+    take(store, "calibration", "calibration-a")
+    assert [path.name for path in place.iterdir()] == ["calibration-b"]
+
+
+def test_a_variant_that_was_never_finished_can_be_removed(store: Store, tmp_path: Path) -> None:
+    work = begun(store.data_dir / "variants", "demo_int4-g64")
+    found = removal.find(store, "variant", "demo_int4-g64")
+    assert (found.size_bytes, found.finished, found.layers, found.places) == (20, False, 2, (work,))
+    removal.remove(store, found)
+    assert not work.exists()
+    # Also where its job was told to put it.
+    elsewhere = begun(tmp_path / "big disk", "mine")
+    number = jobs.submit(
+        store, "quantize", {"checkpoint": "demo", "output": str(tmp_path / "big disk" / "mine")}
+    )
+    store.start_run(kind="quantize", checkpoint="demo", variant="demo_int4-g64", job_id=number)
+    with pytest.raises(RetryLater, match=rf"job {number} \(queued\) makes it"):
+        take(store, "variant", "demo_int4-g64")
+    jobs.cancel(store, number)
+    take(store, "variant", "demo_int4-g64")
+    assert not elsewhere.exists()
+    for name in ("demo_int4-g64", "../variants/demo_int4-g64", ".", "..", "variant-*", ""):
+        with pytest.raises(UsageError, match="no variant of that name"):
+            removal.find(store, "variant", name)
+    assert store.checkpoint("variant-a") is not None
+
+
+@pytest.mark.parametrize("state", ["queued", "running"])
+def test_what_a_job_makes_or_will_go_on_with_stays(store: Store, state: str) -> None:
+    """The job holds the lock only once it has begun to round."""
+    from core.demo import NAME
+
+    recipe = {"checkpoint": NAME, "recipe": "int4-minmax", "group": 32}
+    name = f"{NAME}_int4-minmax-g32"
+    work = begun(store.data_dir / "variants", name)
+    number = jobs.submit(store, "quantize", recipe | {"dry_run": True})
+    number = jobs.submit(store, "quantize", recipe)
+    if state == "running":
+        for since, to in (("queued", "starting"), ("starting", "running")):
+            # Of another machine, so that nobody here takes it for lost.
+            assert transition(store, number, to, since=(since,), host="elsewhere")
+    with pytest.raises(
+        RetryLater, match=rf"{name}: job {number} \({state}\) makes it; .*`jobs cancel {number}`"
+    ):
+        take(store, "variant", name)
+    assert (work / "layer-00001.json").is_file()
+    transition(store, number, "cancelled", since=(state,))
+    take(store, "variant", name)
+    assert not work.exists()
+
+
+def test_the_lock_of_a_job_at_work_keeps_what_it_has_done(store: Store) -> None:
+    work = begun(store.data_dir / "variants", "demo_int4-g64")
+    lock = take_lock(work / "lock")
+    assert lock is not None
+    with pytest.raises(RetryLater, match="demo_int4-g64: a job is making it"):
+        take(store, "variant", "demo_int4-g64")
+    assert (work / "layer-00001.json").is_file()
+    os.close(lock)
+    take(store, "variant", "demo_int4-g64")
+
+
+def test_what_cannot_be_recorded_is_all_put_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun(store.data_dir / "variants", "variant-a")
+
+    def fail(*_: Any) -> None:
+        raise WorkbenchError("no space left")
+
+    monkeypatch.setattr(store, "forget", fail)
+    with pytest.raises(WorkbenchError, match="no space left"):
+        take(store, "variant", "variant-a")
+    assert removal.find(store, "variant", "variant-a").size_bytes == 40

@@ -8,10 +8,13 @@ from typing import Any, TypeVar
 
 import click
 
-from core import jobs, removal
+from core import removal
 from core.errors import Cancelled, UsageError
+from core.plain_text import visible
+from core.store import Store
 from core.store.columns import size
 from workbench.cli.session import Session, json_option, print_json, print_table
+from workbench.removal import done, refers, what
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -23,7 +26,7 @@ def removal_options(command: _Command) -> _Command:
 
 
 def remove_all(session: Session, kind: removal.Kind, names: Sequence[str], yes: bool, as_json: bool) -> None:
-    """Remove what is registered under ``names``, after a question unless ``yes``.
+    """Remove what is registered under ``names`` or was begun under them, after a question unless ``yes``.
 
     Raises:
         UsageError: an unknown name, or nobody to ask; nothing was removed.
@@ -33,27 +36,41 @@ def remove_all(session: Session, kind: removal.Kind, names: Sequence[str], yes: 
     store = session.open()
     found = [removal.find(store, kind, name) for name in dict.fromkeys(names)]
     if not yes:
-        _ask(found)
-    if jobs.unfinished(store):
-        jobs.reconcile(store)  # a job whose worker died uses nothing any more
+        _ask(store, found)
     for each in found:
         removal.remove(store, each)
         if not as_json:
-            click.echo(f"{each.name} removed, {size(each.size_bytes)} freed")
+            click.echo(visible(done(each)))
     if as_json:
         print_json(
-            [{"name": each.name, "path": str(each.path), "size_bytes": each.size_bytes} for each in found]
+            [
+                {
+                    "name": each.name,
+                    "path": str(each.path),
+                    "size_bytes": each.size_bytes,
+                    "finished": each.finished,
+                    "left": [str(path) for path in each.left],
+                }
+                for each in found
+            ]
         )
 
 
-def _ask(found: Sequence[removal.Removable]) -> None:
+def _ask(store: Store, found: Sequence[removal.Removable]) -> None:
     if not sys.stdin.isatty():
         raise UsageError(f"{found[0].name}: nobody can be asked here whether to remove it; give --yes")
     print_table(
         [found[0].kind, "size", "path"],
-        [[each.name, size(each.size_bytes), str(each.path)] for each in found],
+        [
+            ["" if number else each.name, "" if number else size(each.size_bytes), str(path)]
+            for each in found
+            for number, path in enumerate(each.places)
+        ],
         ["size"],
         err=True,
     )
+    for each in found:
+        remarks = "; ".join(filter(None, (what(each), refers(store, each))))
+        click.echo(f"{visible(each.name)}: {visible(remarks)}", err=True)
     if not click.confirm("Remove for good?", err=True):
         raise Cancelled("nothing was removed")

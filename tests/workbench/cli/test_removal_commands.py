@@ -64,7 +64,7 @@ def test_a_person_is_asked(
     monkeypatch.setattr("sys.stdin", Terminal(typed))
     found, _, err = call("variants", "remove", "one")
     assert found == code
-    assert "1.5 kB" in err and "Remove for good? [y/N]" in err
+    assert "1.5 kB" in err and "one: no run of it\n" in err and "Remove for good? [y/N]" in err
     assert ("nothing was removed" in err) == (left == 2)
     assert len(json.loads(call("variants", "list", "--json")[1])) == left
 
@@ -74,3 +74,36 @@ def test_one_unknown_name_removes_nothing(call: Any) -> None:
     assert (code, err) == (2, "error: three: no variant of that name; `variants list` shows them\n")
     assert len(json.loads(call("variants", "list", "--json")[1])) == 2
     assert call("calibrations", "remove", "one", "--yes")[0] == 2
+
+
+def test_what_a_killed_job_left_is_named_and_counted(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "runs.data" / "variants"
+    for name in ("one", "begun"):
+        work = place / f".{name}.work"
+        work.mkdir()
+        (work / "layer-00000.json").write_bytes(b" " * 1000)
+    with Store.open(tmp_path / "runs.db") as store:
+        for _ in range(2):
+            store.start_run(checkpoint="demo", variant="one")
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    code, out, err = call("variants", "remove", "one", "begun")
+    assert code == 0
+    assert str(place / ".one.work") in err and "2 runs of it stay, with every output" in err
+    assert "begun: never finished; 1 layer of it done; no run of it" in err
+    assert out.splitlines() == [
+        "one removed (with what a killed job left beside it), 2.5 kB freed",
+        "begun removed (never finished; 1 layer of it done), 1.0 kB freed",
+    ]
+    assert [path.name for path in place.iterdir()] == ["two"]
+    code, _, err = call("variants", "remove", "begun", "--yes")
+    assert (code, err) == (2, "error: begun: no variant of that name; `variants list` shows them\n")
+
+
+def test_variants_made_with_a_calibration_are_named(call: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    with Store.open(tmp_path / "runs.db") as store:
+        store.register_checkpoint(name="two", path="two", kind="variant", details={"calibration": "rows"})
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    code, _, err = call("calibrations", "remove", "rows")
+    assert code == 130 and "rows: two was made with it and stays" in err
