@@ -89,6 +89,13 @@ def _unfinished(store: Store, kind: Kind, name: str) -> Removable:
     raise UsageError(f"{name}: no {kind} of that name; `{shows}` shows them")
 
 
+def begun(store: Store) -> list[Removable]:
+    """The variants that a job has begun, and not ended yet or never, where they are made unless told otherwise."""
+    place = store.data_dir / _PLACE["variant"]
+    names = [path.name[1:].removesuffix(".work") for path in sorted(place.glob(".*.work"))]
+    return [_unfinished(store, "variant", name) for name in names]
+
+
 def _work(path: Path) -> Path:
     """Where ``quantization.unfinished`` keeps the layers that are done of the variant at ``path``."""
     return path.with_name(f".{path.name}.work")

@@ -1,4 +1,4 @@
-"""Checkpoints: source weights, and below each the variants made from it."""
+"""Checkpoints: source weights, and below each the variants and calibrations made from it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar
 
-from rich.style import Style
 from textual.widget import Widget
 
 from core.errors import UsageError, WorkbenchError
 from core.store import Store
-from core.store.columns import size
 from workbench import look
-from workbench.cells import number
+from workbench.checkpoint_tree import COLUMNS, CheckpointSource
 from workbench.screens.base import AreaScreen, bindings
-from workbench.sheet import Column, Row
+from workbench.sheet import Row
 from workbench.widgets.lines import Line
 from workbench.widgets.table import Table
 from workbench.widgets.text import visible
+
+if TYPE_CHECKING:
+    from core.removal import Removable
 
 EMPTY = """No checkpoints yet
 
@@ -30,104 +30,9 @@ The embedded demo checkpoint appears here with the first job on it.
 
 n   start a job on it"""
 
-COLUMNS = (
-    Column(
-        "name",
-        "checkpoint and its variants",
-        40,
-        lambda row: row["branch"] + visible(row["name"]),
-        numeric=False,
-    ),
-    Column("bits", "bits", 5, lambda row: number(row["bits"], 1, 5)),
-    Column(
-        "size_bytes",
-        "size",
-        8,
-        lambda row: size(row["size_bytes"] or 0).rjust(8),
-    ),
-    Column("missing", "files", 18, lambda row: row["missing"], numeric=False),
-    Column("runs", "runs", 5, lambda row: f"{row['runs']:5d}"),
-    Column("recipe", "recipe", 14, lambda row: row["recipe"] or "", numeric=False),
-    Column("path", "path", 50, lambda row: visible(row["path"]), numeric=False),
-)
-
-
-def tree(store: Store) -> list[Row]:
-    """The checkpoints, the embedded one first, each followed by its variants; with branches drawn and faults named."""
-    from core.checkpoints import describe
-    from core.demo import CHECKPOINT, NAME
-
-    rows: list[dict[str, Any]] = [dict(row) for row in store.checkpoints()]
-    if NAME not in {row["name"] for row in rows} and CHECKPOINT.is_dir():
-        embedded = {
-            "name": NAME,
-            "path": str(CHECKPOINT),
-            "kind": "checkpoint",
-            "parent": None,
-            "recipe": None,
-        }
-        rows.insert(0, embedded | {"bits": 16.0, "size_bytes": None})
-    roots = [
-        row
-        for row in rows
-        if row["kind"] == "checkpoint" or not any(r["name"] == row["parent"] for r in rows)
-    ]
-    roots.sort(key=lambda row: row["name"] != NAME)
-    shown: list[dict[str, Any]] = []
-    for root in roots:
-        below = [row for row in rows if row["parent"] == root["name"] and row is not root]
-        shown.append(root | {"branch": ""})
-        shown += [row | {"branch": "├─ "} for row in below[:-1]] + [
-            row | {"branch": "└─ "} for row in below[-1:]
-        ]
-    # What the run table shows of a row: of a checkpoint its own runs and its variants'.
-    counts: Counter[str] = Counter()
-    for made in store.query(
-        "SELECT checkpoint, variant, count(*) AS n FROM runs WHERE kind = 'evaluate' GROUP BY 1, 2"
-    ):
-        counts[made["checkpoint"]] += made["n"]
-        if made["variant"] is not None:
-            counts[made["variant"]] += made["n"]
-    result: list[Row] = []
-    for row in shown:
-        missing = "complete"
-        try:
-            info = describe(Path(row["path"]))
-            row = row | {"size_bytes": row["size_bytes"] or info.nbytes}
-            if info.missing:
-                missing = f"lacks {', '.join(info.missing)}"
-        except WorkbenchError:
-            missing = "gone" if not Path(row["path"]).is_dir() else "damaged; v says how"
-        result.append(row | {"missing": missing, "runs": counts[row["name"]]})
-    return result
-
-
-class CheckpointSource:
-    """The tree as a table; a handful of rows, read whole."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self._rows: list[Row] = []
-
-    def count(self) -> int:
-        self._rows = tree(self.store)
-        return len(self._rows)
-
-    def window(self, offset: int, limit: int) -> Sequence[Row]:
-        return self._rows[offset : offset + limit]
-
-    def identity(self, row: Row) -> Any:
-        return row["name"]
-
-    def is_best(self, row: Row, column: Column) -> bool:
-        return column.key == "name" and row["kind"] == "checkpoint"
-
-    def style(self, row: Row) -> Style:
-        return look.PLAIN if row["missing"] == "complete" else look.WARN
-
 
 class CheckpointsScreen(AreaScreen):
-    """The tree of checkpoints and variants."""
+    """The tree of checkpoints, variants and calibrations."""
 
     AREA: ClassVar[str] = "checkpoints"
     BINDINGS: ClassVar = bindings("checkpoints")
@@ -144,19 +49,24 @@ class CheckpointsScreen(AreaScreen):
     def refresh_data(self) -> None:
         super().refresh_data()
         row = self.table.row
-        self.table.catch_up(row["name"] if row else None)
+        self.table.catch_up(self.table.source.identity(row) if row else None)
 
     def on_table_moved(self, message: Table.Moved) -> None:
         row = message.row
         self.description.show([] if row is None else [(f" {visible(row['path'])}", look.MUTED)])
-        total = self.table.total
-        variants = sum(1 for row in self.table.source.window(0, total) if row["kind"] == "variant")
-        whole = total - variants
-        text = f" {whole} checkpoint{'s' * (whole != 1)}, {variants} variant{'s' * (variants != 1)}"
-        self.heading.show([(text, look.MUTED)] if total else [])
+        kinds = Counter(row["kind"] for row in self.table.source.window(0, self.table.total))
+        parts = [
+            f"{kinds[kind]} {kind}{'s' * (kinds[kind] != 1)}"
+            for kind in ("checkpoint", "variant", "calibration")
+            if kinds[kind] or kind == "variant"
+        ]
+        self.heading.show([(f" {', '.join(parts)}", look.MUTED)] if kinds else [])
 
     def subject(self) -> str | None:
-        return None if self.table.row is None else str(self.table.row["name"])
+        row = self.table.row
+        if row is None:
+            return None
+        return str(row["parent"] if row["kind"] == "calibration" or row["unfinished"] else row["name"])
 
     def _row(self) -> Row:
         if self.table.row is None:
@@ -179,10 +89,13 @@ class CheckpointsScreen(AreaScreen):
 
         row = self._row()
         column = "checkpoint" if row["kind"] == "checkpoint" else "name"
+        text = f"{column}={row['name']}"
+        if row["kind"] == "calibration":
+            text = f"checkpoint={row['parent']}"
         screen = await self.app.go_to("runs")
         if isinstance(screen, RunsScreen):
-            text = f"{column}={row['name']}"
-            await screen.set_filter(f'"{text}"' if " " in text else text)
+            text = f'"{text}"' if " " in text else text
+            await screen.set_filter(f"kind=calibrate {text}" if row["kind"] == "calibration" else text)
 
     async def action_sensitivity(self) -> None:
         from workbench.screens.sensitivity import SensitivityScreen
@@ -204,8 +117,42 @@ class CheckpointsScreen(AreaScreen):
     def action_copy(self) -> None:
         self.app.copy(self._row()["path"], "the path")
 
+    async def action_remove(self) -> None:
+        from core import removal
+        from workbench.screens.remove import Remove
+
+        row = self._row()
+        if row["kind"] == "checkpoint":
+            raise UsageError(f"{row['name']}: a checkpoint; its files are never touched here")
+        found = removal.find(self.app.store, row["kind"], row["name"])
+        await self.app.open_box(Remove(self.app.store, found), self._removed)
+
+    def _removed(self, found: Removable | None) -> None:
+        if found is None:
+            return
+        self.app.say(f"removing {found.name} …")
+        self.run_worker(lambda: self._remove(found), thread=True, group="remove", exit_on_error=False)
+
+    def _remove(self, found: Removable) -> None:
+        """Delete the files, which may be gigabytes, and say what that came to."""
+        from core import removal
+        from workbench.removal import done
+
+        try:
+            with Store.open(self.app.store.path) as store:
+                removal.remove(store, found)
+            text, bad = done(found), False
+        except WorkbenchError as error:
+            text, bad = str(error), True
+        # Not every removal changes the database, which the app looks at by itself.
+        self.app.call_from_thread(self.refresh_data)
+        self.app.call_from_thread(self.app.say, text, bad=bad)
+
     def action_verify(self) -> None:
         row = self._row()
+        if row["kind"] == "calibration" or row["unfinished"]:
+            what = "a calibration" if row["kind"] == "calibration" else "not finished"
+            raise UsageError(f"{row['name']}: {what}; checkpoints and variants can be verified")
         self.app.say(f"verifying {row['name']}: every tensor is read …")
         self.run_worker(lambda: self._verify(row["name"]), thread=True, group="verify", exit_on_error=False)
 

@@ -25,7 +25,8 @@ ABOUT = {
     "compare": "One sample at a time. Words that only bf16 says are underlined blue, words that only the variant says "
     "underlined orange. The bar at the right edge shows where long answers differ.",
     "jobs": "Work in the background. It goes on when you quit the app or lose the connection.",
-    "checkpoints": "Source weights and, below each, the variants made from it.",
+    "checkpoints": "Source weights and, below each, the variants and calibrations made from it. What a killed job left "
+    "of a variant is a row too: the same job goes on with it, x removes it.",
     "bench": "Recorded benchmark runs.",
     "sensitivity": "Where a recipe hurts a checkpoint. Above, the answers' KL (nats a token) and the velocities' "
     "error after each step of the recipe, and how well each layer's outputs are kept. Groups are rounded one at a "

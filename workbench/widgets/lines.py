@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len
 from rich.segment import Segment
@@ -13,7 +13,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from workbench import bars, look
-from workbench.widgets.text import Part
+from workbench.widgets.text import Part, wrapped
 
 
 def strip_of(parts: Iterable[Part], width: int) -> Strip:
@@ -149,3 +149,27 @@ class Notice(Widget):
             (lines[y] if y < len(lines) else "", style),
         ]
         return strip_of(parts, self.size.width)
+
+
+class Paragraphs(Widget):
+    """Texts under each other, as high as they are; a path or name that is longer than a line goes on in the next."""
+
+    DEFAULT_CSS = "Paragraphs { height: auto; width: 1fr; }"
+
+    def __init__(self, texts: Sequence[Sequence[Part]]) -> None:
+        super().__init__()
+        self.texts = texts
+
+    def _lines(self, width: int) -> list[list[Part]]:
+        return [line for text in self.texts for line in wrapped(text, max(10, width))]
+
+    def get_content_width(self, container: Size, viewport: Size) -> int:
+        return container.width
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        return len(self._lines(width))
+
+    def render_line(self, y: int) -> Strip:
+        width = self.size.width
+        lines = self._lines(width)
+        return strip_of(lines[y] if y < len(lines) else [], width)
