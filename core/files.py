@@ -72,10 +72,16 @@ def write_bytes(path: Path, data: bytes) -> None:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield a fresh folder beside ``path``; on success its files are synced and it takes the name ``path``.
 
-    A folder that stood there is moved aside first and removed last, so a kill leaves the old one or the new one.
+    A folder that stood there is moved aside first and removed last, so a kill leaves the old one or the new one. It is
+    the caller who knows that it may go.
+
+    Raises:
+        WorkbenchError: a file is in the way, the disk is full, or the place cannot be written.
     """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     with disk_errors(path):
+        if path.exists() and not path.is_dir():
+            raise WorkbenchError(f"{path}: a file, wanted a place for a folder; choose another")
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()

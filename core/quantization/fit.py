@@ -82,6 +82,21 @@ def check_source(info: CheckpointInfo) -> None:
         raise UsageError(f"{info.name} is already a variant; quantize the checkpoint it was made from")
 
 
+def check_output(output: Path) -> None:
+    """Check that a variant may be written at ``output``: nothing is there, or an empty folder, or a variant to replace.
+
+    Raises:
+        UsageError: something else is there, which would be lost.
+    """
+    if output.is_dir():
+        own = all((output / name).is_file() for name in ("recipe.toml", "lance_workbench.json"))
+        if own or not any(output.iterdir()):
+            return
+        raise UsageError(f"{output}: a folder that holds something, and no variant; choose another --output")
+    if output.exists():
+        raise UsageError(f"{output}: a file; choose another --output for the variant's folder")
+
+
 def check_calibration(
     recipe: Recipe, info: CheckpointInfo, structure: Structure, record: CalibrationRecord | None
 ) -> list[str]:

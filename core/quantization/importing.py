@@ -15,6 +15,7 @@ from core.formats.compressed_tensors import quantization_config, to_tensors
 from core.formats.lance_quant import LanceQuantFiles
 from core.formats.model_card import model_card
 from core.formats.variant_folder import ShardWriter, write_companions
+from core.quantization.fit import check_output
 from core.quantization.layer import LinearRecord, store_plain
 from core.quantization.scheme import Scheme
 from core.store import Store
@@ -85,13 +86,15 @@ def import_variant(
         progress: called with (linears done, linears in all).
 
     Raises:
-        UsageError, CheckpointError: as ``check_import``; also a damaged tensor, which is named.
+        UsageError, CheckpointError: as ``check_import``; also a damaged tensor, which is named, or something else
+            than a variant where it is to be written.
     """
     info, files, layout = check_import(folder, checkpoint)
     scheme = files.scheme
     number = "nvfp4" if scheme.kind == "nvfp4" else f"int{scheme.bits}"
     name = f"{info.name}_{RECIPE}-{number}-g{scheme.group_size}"
     target = output or store.data_dir / "variants" / name
+    check_output(target)
     groups = {linear: group.key for group in layout.structure.groups() for linear in group.linears}
     packed = elements = 0
     with replacing_folder(target) as partial:

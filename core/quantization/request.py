@@ -16,7 +16,7 @@ from core.checkpoints.source import TensorSource
 from core.formats.variant_folder import MAX_SHARD_BYTES
 from core.quantization import mixing, widths
 from core.quantization import recipe as recipes
-from core.quantization.fit import check_calibration, check_origin, check_source
+from core.quantization.fit import check_calibration, check_origin, check_output, check_source
 from core.quantization.pipeline import Plan, plan
 from core.quantization.recipe import Recipe
 from core.quantization.scheme import Scheme
@@ -96,7 +96,9 @@ def look_up(spec: dict[str, Any], store: Store) -> Request:
     # The widths of a mixed recipe are chosen once the job runs; its budget says now what they will come to.
     sized = mixing.choose(recipe, layout, None) if mixing.is_open(recipe, layout) else recipe
     name = f"{info.name}_{recipe.variant_suffix}"
-    output = spec.get("output")
+    given = spec.get("output")
+    output = Path(given).expanduser().resolve() if given else store.data_dir / "variants" / name
+    check_output(output)
     return Request(
         info=info,
         layout=layout,
@@ -104,7 +106,7 @@ def look_up(spec: dict[str, Any], store: Store) -> Request:
         calibration=calibration,
         thin=thin,
         plan=plan(TensorSource.open(info.path), layout, sized, MAX_SHARD_BYTES, extent_of(calibration)),
-        output=Path(output).expanduser().resolve() if output else store.data_dir / "variants" / name,
+        output=output,
         name=name,
         device=pick_device(str(spec.get("device") or "auto")),
         drawn=draw_again(calibration[1], info, store) if calibration and recipe.refine else None,

@@ -40,6 +40,17 @@ def test_folder_replaces_folder(tmp_path: Path) -> None:
     assert (target / "deep" / "config.json").read_text() == "second"
 
 
+def test_a_folder_never_replaces_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("years of work")
+    with (
+        pytest.raises(WorkbenchError, match="mine: a file, wanted a place"),
+        replacing_folder(tmp_path / "mine"),
+    ):
+        raise AssertionError("nothing may be made for it")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert (tmp_path / "mine").read_text() == "years of work"
+
+
 def test_unwritable_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(WorkbenchError, match="file/below"):

@@ -12,7 +12,7 @@ from core.checkpoints.describe import describe, own_record
 from core.checkpoints.resolve import resolve
 from core.errors import UsageError
 from core.quantization import recipe as recipes
-from core.quantization.fit import check
+from core.quantization.fit import check, check_output
 from core.store.columns import size
 from workbench.cli.launch import detach_option, run_job
 from workbench.cli.removal import removal_options, remove_all
@@ -68,12 +68,15 @@ def quantize(
     chosen = recipes.load(recipe).with_group(group)
     info = describe(resolve(checkpoint, store))
     check(chosen, info, None if calibration is None else find_calibration(store, calibration))
+    place = None if output is None else output.expanduser().resolve()
+    if place is not None:
+        check_output(place)
     spec: dict[str, Any] = {
         "checkpoint": _absolute(checkpoint),
         "recipe": recipe if recipe in recipes.names() else str(Path(recipe).expanduser().resolve()),
         "group": group,
         "calibration": None if calibration is None else _absolute(calibration),
-        "output": None if output is None else str(output.expanduser().resolve()),
+        "output": None if place is None else str(place),
         "device": device,
         "dry_run": dry_run,
     }

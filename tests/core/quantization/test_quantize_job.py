@@ -114,6 +114,21 @@ def test_a_symmetric_recipe_of_the_users_own(tiny_checkpoint: Path, context: Any
     assert not any(key.endswith("weight_zero_point") for key in source.keys())  # noqa: SIM118
 
 
+def test_what_lies_where_the_variant_should_go_stays(
+    tiny_checkpoint: Path, context: Any, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "recipe.toml").write_text("flour, eggs")
+    spec = {"checkpoint": str(tiny_checkpoint), "output": str(mine)}
+    refuse(spec, context, UsageError, "mine: a folder that holds something, and no variant")
+    assert (mine / "recipe.toml").read_text() == "flour, eggs"
+    (mine / "recipe.toml").unlink()
+    for _ in range(2):  # into an empty folder, then over the variant in it
+        job.run({"recipe": "int4-minmax", "group": 32, "device": "cpu"} | spec, context)
+    assert (mine / "lance_workbench.json").is_file()
+
+
 def test_a_nan_weight_is_named(broken: Any, context: Any) -> None:
     def poison(tensors: dict[str, torch.Tensor]) -> None:
         tensors["language_model.model.layers.2.mlp.up_proj.weight"][3, 5] = float("nan")
