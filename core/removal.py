@@ -140,7 +140,7 @@ def remove(store: Store, found: Removable) -> None:
         jobs.reconcile(store)  # a job whose worker died uses nothing any more
     aside: dict[Path, Path] = {}
     # Whoever writes into the work folder holds its lock.
-    with _locked(found):
+    with _locked(store, found):
         try:
             # No job can be queued while this transaction is open.
             with store.write(durable=True):
@@ -160,7 +160,7 @@ def remove(store: Store, found: Removable) -> None:
 
 
 @contextlib.contextmanager
-def _locked(found: Removable) -> Iterator[None]:
+def _locked(store: Store, found: Removable) -> Iterator[None]:
     work = _work(found.path)
     if work not in found.left:
         yield
@@ -168,6 +168,7 @@ def _locked(found: Removable) -> Iterator[None]:
     with disk_errors(work):
         lock = processes.take_lock(work / "lock")
     if lock is None:
+        _check_unused(store, found)  # which names the job, if it is one of this database's
         raise RetryLater(f"{found.name}: a job is making it; wait for it, or cancel it")
     try:
         yield
