@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from core.quantization.recipe import Recipe
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_COUNT = re.compile("[0-9]{1,7}")
+
+MOST = 1_000_000
+"""Samples, or weights of a group, that can be asked for: as many samples as can be drawn."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class _Checks:
     def settled(self) -> Recipe:
         """The recipe with the chosen group, for the checks of other fields."""
         try:
+            _check_group(self.values["group"])
             return self.recipe.with_group(group_of(self.values["group"]))
         except WorkbenchError as error:
             raise _Elsewhere from error
@@ -101,8 +106,8 @@ class _Checks:
         text = self.values.get(key, "")
         if not text:
             return None
-        if not text.isascii() or not text.isdigit() or int(text) < 1:
-            raise UsageError(f"{title}: {text!r} found, wanted a whole number of at least 1")
+        if not _is_count(text):
+            raise UsageError(f"{title}: {text!r} found, wanted a whole number from 1 to {MOST:,}")
         return int(text)
 
     def count(self, key: str) -> int | None:
@@ -126,9 +131,7 @@ class _Checks:
         from core.checkpoints.source import TensorSource
         from core.quantization.fit import check_formats
 
-        text = self.values["group"]
-        if text and text != "channel" and (not text.isascii() or not text.isdigit() or int(text) < 1):
-            raise UsageError(f"group: {text!r} found, wanted a whole number of at least 1, or channel")
+        _check_group(self.values["group"])
         info = self.looked_up()
         try:
             chosen = self.recipe
@@ -136,7 +139,9 @@ class _Checks:
             raise _Elsewhere from error
         if info.kind == "checkpoint":
             source = TensorSource.open(info.path)
-            check_formats(structure_of(info.path), chosen.with_group(group_of(text)), source.shape)
+            check_formats(
+                structure_of(info.path), chosen.with_group(group_of(self.values["group"])), source.shape
+            )
 
     def calibration(self) -> None:
         from core.calibration.record import find_calibration, load_record
@@ -229,6 +234,15 @@ class _Checks:
 
 class _Elsewhere(Exception):  # noqa: N818 - not an error: it ends a check quietly
     """Another field is at fault, and its own check says so."""
+
+
+def _is_count(text: str) -> bool:
+    return _COUNT.fullmatch(text) is not None and 1 <= int(text) <= MOST
+
+
+def _check_group(text: str) -> None:
+    if text and text != "channel" and not _is_count(text):
+        raise UsageError(f"group: {text!r} found, wanted a whole number from 1 to {MOST:,}, or channel")
 
 
 def _one_of(title: str, value: str, known: Sequence[str]) -> None:

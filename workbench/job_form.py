@@ -204,7 +204,7 @@ def groups(about: Subject | None, recipe: str) -> list[str]:
 
 def group_of(text: str) -> Any:
     """A group as a recipe takes it: a number of weights, ``channel``, or None for its own."""
-    return int(text) if text.isdigit() else text or None
+    return int(text) if text.isdecimal() else text or None
 
 
 def specs(store: Store, values: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:

@@ -76,7 +76,7 @@ def _place(value: Any) -> Any:
     """Where a value comes in order; numbers in a name count as such: layer 2 before layer 10."""
     if not isinstance(value, str):
         return value
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", value)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", value)]
 
 
 def of_checkpoint(data_dir: Path, name: str) -> list[Path]:

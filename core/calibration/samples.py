@@ -24,6 +24,9 @@ MIXED = "mixed"
 DEFAULT_SAMPLES = 16
 """Samples of each task, if nothing else is asked for."""
 
+MOST_DRAWN = 1_000_000
+"""As many can be drawn with one seed."""
+
 DRAWN_FROM = 10**12
 """First seed of drawn calibration samples, out of reach of the seeds that training and suites draw from."""
 
@@ -56,7 +59,12 @@ def drawn(task: str, count: int, seed: int, evaluated: Evaluated | None = None) 
     """``count`` samples of the demo world, all kinds of question in turn; other seeds share none of them.
 
     A prompt that happens to be evaluated on is passed over.
+
+    Raises:
+        UsageError: more than one seed draws.
     """
+    if count > MOST_DRAWN:
+        raise UsageError(f"{count} samples of {task}: one seed draws at most {MOST_DRAWN:,}; ask for fewer")
     known = evaluated or Evaluated()
     found: list[Sample] = []
     for sample in _world(task, seed):
@@ -72,8 +80,8 @@ def _world(task: str, seed: int) -> Iterator[Sample]:
     from core.demo.drawing import KINDS, draw
     from core.demo.moving import instruction, moving
 
-    first = DRAWN_FROM + seed * 1_000_000
-    for number in range(first, first + 1_000_000):
+    first = DRAWN_FROM + seed * MOST_DRAWN
+    for number in range(first, first + MOST_DRAWN):
         noise = number % (1 << 31)
         if task == GENERATION:
             yield Sample(f"caption-{number}", task, prompt=caption(number).prompt, seed=noise)

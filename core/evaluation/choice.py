@@ -22,7 +22,7 @@ def pairs(store: Store, first: str | None, second: str, suite: str | None = None
         UsageError: there is no run of that number, nothing of that name was evaluated, or the second was not scored
             against a bf16 run.
     """
-    if first is not None and first.isdigit() and second.isdigit():
+    if first is not None and _is_number(first) and _is_number(second):
         return [(int(first), int(second))]
     found = []
     for row in _evaluations(store, second, suite or _suite_of(store, first)):
@@ -32,7 +32,7 @@ def pairs(store: Store, first: str | None, second: str, suite: str | None = None
                     f"run {row['id']} of {row['name']} has no baseline; name the run to compare it with"
                 )
             found.append((row["baseline_run_id"], row["id"]))
-        elif first.isdigit():
+        elif _is_number(first):
             found.append((int(first), row["id"]))
         else:
             found += [(other["id"], row["id"]) for other in _counterparts(store, first, row)]
@@ -43,14 +43,19 @@ def pairs(store: Store, first: str | None, second: str, suite: str | None = None
     return found
 
 
+def _is_number(name: str) -> bool:
+    """Whether it is a run's number, and not a name: plain digits, no more than Python reads."""
+    return name.isascii() and name.isdigit() and len(name) < 1000
+
+
 def _suite_of(store: Store, name: str | None) -> str | None:
     """The suite of a run given by number."""
-    return str(store.run(int(name))["suite"]) if name is not None and name.isdigit() else None
+    return str(store.run(int(name))["suite"]) if name is not None and _is_number(name) else None
 
 
 def _evaluations(store: Store, name: str, suite: str | None) -> list[Row]:
     """The run of that number, or the newest finished evaluation of that name on each suite."""
-    if name.isdigit():
+    if _is_number(name):
         return [store.run(int(name))]
     suites = [suite] if suite else store.distinct("suite")
     rows = [row for each in suites if (row := _newest(store, name, each)) is not None]

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from core.errors import RetryLater, StoreError, WorkbenchError
+from core.errors import RetryLater, StoreError, UsageError, WorkbenchError
 from core.store.filesystems import network_filesystem
 
 TYPE_CHECKING = False
@@ -45,9 +45,15 @@ def default_path() -> Path:
     return user_state_path("lance-workbench", appauthor=False) / "runs.db"
 
 
-def _plain(error: sqlite3.Error, path: Path) -> WorkbenchError:
+_ERRORS = (sqlite3.Error, OverflowError)
+"""What SQLite raises, and what Python does where a number is too large to be handed to it."""
+
+
+def _plain(error: sqlite3.Error | OverflowError, path: Path) -> WorkbenchError:
     """``error``, met while using the database at ``path``, as one of our one-line errors."""
     text = str(error)
+    if isinstance(error, OverflowError):
+        return UsageError(f"{path}: holds no number as large as the one given; wanted at most {2**63 - 1}")
     low = text.lower()
     if "locked" in low or "busy" in low:
         return RetryLater(f"{path}: another process has locked the database; try again in a moment")
@@ -143,7 +149,7 @@ class Database:
                 cursor = self._conn.execute(sql, parameters)
                 names = [column[0] for column in cursor.description]
                 return [dict(zip(names, row, strict=True)) for row in cursor]
-            except sqlite3.Error as error:
+            except _ERRORS as error:
                 raise _plain(error, self.path) from error
 
     def value(self, sql: str, parameters: Parameters = ()) -> Any:
@@ -151,7 +157,7 @@ class Database:
         with self._lock:
             try:
                 row = self._conn.execute(sql, parameters).fetchone()
-            except sqlite3.Error as error:
+            except _ERRORS as error:
                 raise _plain(error, self.path) from error
         return None if row is None else row[0]
 
@@ -192,7 +198,7 @@ class Database:
                     if self._conn.in_transaction:
                         self._conn.execute("ROLLBACK")
                     raise
-            except sqlite3.Error as error:
+            except _ERRORS as error:
                 raise _plain(error, self.path) from error
 
     def execute(self, sql: str, parameters: Parameters = (), *, durable: bool = False) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,14 @@ def _absolute(name: str) -> str:
     return str(path.resolve()) if path.is_dir() else name
 
 
+_ROWS = re.compile("[0-9]{1,5}")
+
+
 def _rows(text: str | None) -> list[int] | None:
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or any(not part.isdigit() or not 1 <= int(part) <= 65536 for part in parts):
+    if not parts or any(not _ROWS.fullmatch(part) or not 1 <= int(part) <= 65536 for part in parts):
         raise UsageError(f"rows {text!r}: wanted whole numbers from 1 to 65536, such as 1,16,256")
     return [int(part) for part in parts]
 

@@ -17,16 +17,16 @@ from core.calibration.record import (
     load_record,
     too_few,
 )
-from core.calibration.samples import DEFAULT_SAMPLES, MIXED, sample_set
+from core.calibration.samples import DEFAULT_SAMPLES, MIXED, MOST_DRAWN, sample_set
 from core.checkpoints.describe import CheckpointInfo, describe
 from core.checkpoints.resolve import resolve
 from core.errors import UsageError
 from core.evaluation import suites
-from core.evaluation.samples import DEFAULT_TASKS, TASKS
+from core.evaluation.samples import DEFAULT_TASKS, TASKS, TEXT
 from core.store import Store
 from workbench.cli.launch import detach_option, run_job
 from workbench.cli.removal import removal_options, remove_all
-from workbench.cli.session import Session, json_option, print_fields, print_json, print_table
+from workbench.cli.session import SEED, Session, json_option, print_fields, print_json, print_table
 
 _TASKS = (*TASKS, MIXED)
 _DEFAULT = ",".join(DEFAULT_TASKS)
@@ -49,7 +49,7 @@ def command() -> None:
 )
 @click.option(
     "--samples",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST_DRAWN),
     help="Samples of each task, by default 16; of a causal LM sequences of text, by default 128.",
 )
 @click.option(
@@ -65,7 +65,7 @@ def command() -> None:
     "--seed",
     default=0,
     show_default=True,
-    type=click.IntRange(0),
+    type=SEED,
     help="Chooses drawn samples and kept rows.",
 )
 @click.option("--resolution", help="Size preset of pictures and clips looked at, for example image_256res.")
@@ -135,10 +135,13 @@ def _check_samples(spec: dict[str, Any], info: CheckpointInfo, store: Store) -> 
     """Find the samples here too, so that a mistake is an answer and not a failed job."""
     from core.evaluation.overlap import Evaluated
 
+    tasks = spec["tasks"] or list(DEFAULT_TASKS)
+    given = spec["suites"] or TEXT in tasks
     sample_set(
         info.name,
-        spec["tasks"] or list(DEFAULT_TASKS),
-        spec["samples"] or DEFAULT_SAMPLES,
+        tasks,
+        # Drawn ones need not all be drawn to know that they can be.
+        (spec["samples"] or DEFAULT_SAMPLES) if given else 1,
         spec["suites"],
         spec["seed"],
         evaluated=Evaluated(store),
@@ -310,3 +313,5 @@ def _show_all(rows: list[dict[str, Any]], as_json: bool) -> None:
 def _check_name(name: str | None) -> None:
     if name is not None and (not name or any(not (c.isalnum() or c in "._+-") for c in name)):
         raise UsageError(f"name {name!r}: wanted letters, digits, and . _ + - for it becomes a folder")
+    if name is not None and name.startswith("."):
+        raise UsageError(f"name {name!r}: begins with a dot, and what does is hidden; choose another")

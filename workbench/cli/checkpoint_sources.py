@@ -13,7 +13,7 @@ from core.checkpoints.layout import structure_of, words
 from core.demo import CHECKPOINT, NAME
 from core.errors import CheckpointError, UsageError
 from core.store.columns import size
-from workbench.cli.session import Session, json_option, print_fields, print_json
+from workbench.cli.session import SEED, Finite, Session, json_option, print_fields, print_json
 
 if TYPE_CHECKING:
     from core.store import Store
@@ -162,10 +162,10 @@ def fetch_checkpoint(
 )
 @click.option(
     "--shard-gb",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(0),
     help="Split the weights into files of at most this.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the weights.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the weights.")
 @click.option("--name", help="What to call it; lance-random-SIZE by default.")
 @click.option(
     "--tokenizer", type=_FOLDER, help="Folder to take the tokenizer from; the embedded one by default."

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from core.errors import StoreError
-from workbench.cli.session import Session, json_option, print_json
+from workbench.cli.session import SEED, Finite, Session, json_option, print_json
 
 if TYPE_CHECKING:
     from core.store import Store
@@ -94,9 +94,9 @@ def _check_options(task: str, options: dict[str, Any]) -> dict[str, Any]:
     help="t2v, i2v: at most 121, 12 a second; 50 by default. 4k+1 are made, never more than asked for.",
 )
 @click.option("--steps", type=click.IntRange(1), help="Sampler steps; the checkpoint's by default.")
-@click.option("--shift", type=float, help="Timestep shift; the checkpoint's by default.")
-@click.option("--cfg", type=float, help="Text guidance scale; the checkpoint's by default.")
-@click.option("--seed", type=int, help="Seed of the starting noise; 42 by default.")
+@click.option("--shift", type=Finite(0), help="Timestep shift; the checkpoint's by default.")
+@click.option("--cfg", type=Finite(), help="Text guidance scale; the checkpoint's by default.")
+@click.option("--seed", type=SEED, help="Seed of the starting noise; 42 by default.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, bfloat16 or float32.")
 @json_option

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -62,6 +63,27 @@ class GroupSize(click.ParamType):  # type: ignore[type-arg]  # generic from clic
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if value == "channel" else click.IntRange(1).convert(value, param, ctx)
+
+
+class Finite(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on
+    """A number that is neither infinite nor not a number."""
+
+    name = "number"
+
+    def __init__(self, above: float = -math.inf) -> None:
+        self.above = above
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = click.FLOAT.convert(value, param, ctx)
+        if not math.isfinite(number) or number <= self.above:
+            self.fail(
+                f"{value} is no finite number{'' if self.above == -math.inf else f' above {self.above:g}'}"
+            )
+        return number
+
+
+SEED = click.IntRange(0, 2**31 - 1)
+"""A seed that every generator of random numbers takes."""
 
 
 def json_option(command: _Command) -> _Command:

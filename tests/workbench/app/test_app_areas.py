@@ -222,7 +222,7 @@ def test_form_values_are_checked_one_by_one(database: Path, embedded: Path, suit
         }
         found = {fault.key: fault.message for fault in faults(store, values)}
     assert set(found) == {"group", "calibrate_samples", "tasks", "device", "recipe"}
-    assert "wanted a whole number of at least 1" in found["group"] and "t2x" in found["tasks"]
+    assert "wanted a whole number from 1 to 1,000,000" in found["group"] and "t2x" in found["tasks"]
 
 
 @pytest.fixture

@@ -120,7 +120,10 @@ async def test_the_form_suits_a_causal_lm_once_it_is_chosen(
         ("quantize", "calibration", "", "recipe int4-best looks at activations: give it a calibration"),
         ("quantize", "calibration", "of-mini", "calibration of-mini: was taken from lance-mini"),
         ("quantize", "group", "48", "columns do not divide into groups of 48; choose a group of 32, 64"),
-        ("quantize", "group", "rows", "wanted a whole number of at least 1, or channel"),
+        ("quantize", "group", "rows", "wanted a whole number from 1 to 1,000,000, or channel"),
+        ("quantize", "group", "²", "group: '²' found, wanted a whole number"),
+        ("quantize", "group", "9" * 5000, "wanted a whole number from 1 to 1,000,000, or channel"),
+        ("evaluate", "limit", "9" * 5000, "wanted a whole number from 1 to 1,000,000"),
         ("calibrate", "files", "gone.txt", "gone.txt: cannot be read"),
     ],
 )

@@ -230,6 +230,46 @@ def test_trouble_with_the_database_is_one_line(tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["runs", "show", "N"],
+        ["runs", "tag", "N", "--tags", "x"],
+        ["runs", "list", "--limit", "N"],
+        ["runs", "export", "--limit", "N"],
+        ["jobs", "show", "N"],
+        ["jobs", "log", "N"],
+        ["jobs", "cancel", "N"],
+        ["jobs", "retry", "N"],
+        ["jobs", "wait", "N"],
+        ["bench", "show", "N"],
+        ["bench", "--rows", "N"],
+        ["compare", "1", "N"],
+        ["compare", "N"],
+        ["evaluate", "lance-demo", "--baseline", "N"],
+        ["calibrations", "run", "lance-demo", "--samples", "N"],
+        ["calibrations", "run", "lance-demo", "--seed", "N"],
+        ["checkpoints", "random", "x", "--size", "tiny", "--seed", "N"],
+        ["generate", "--task", "t2i", "--prompt", "x", "--out", "x.png", "--seed", "N"],
+        ["generate", "--task", "t2i", "--prompt", "x", "--out", "x.png", "--cfg", "nan"],
+        ["generate", "--task", "t2i", "--prompt", "x", "--out", "x.png", "--shift", "inf"],
+    ],
+)
+@pytest.mark.parametrize("number", ["9" * 25, "9" * 5000, "²"])
+def test_a_number_that_cannot_be_is_one_line(
+    arguments: list[str],
+    number: str,
+    db: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(db.parent)
+    words = [number if word == "N" else word for word in arguments]
+    assert run_command(["--db", str(db), *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
         ["variants", "quantize", "lance-demo", "--recipe", "int9"],
         ["variants", "quantize", "lance-demo", "--calibration", "gone"],
         ["variants", "quantize", "nowhere"],

@@ -131,6 +131,8 @@ def test_a_recipe_is_shown_only_if_its_groups_are_there(
         (["variants", "quantize", "nowhere", "--recipe", "int4-minmax"], "nowhere: no checkpoint or variant"),
         (["variants", "quantize", "lance-demo", "--calibration", "gone"], "gone: no such calibration"),
         (["calibrations", "run", "lance-demo", "--name", "a/b"], "name 'a/b'"),
+        (["calibrations", "run", "lance-demo", "--name", ".."], "name '..': begins with a dot"),
+        (["calibrations", "run", "lance-demo", "--samples", "9" * 20], "is not in the range 1<=x<=1000000"),
         (["calibrations", "run", "lance-demo", "--suite", "gone.json"], "gone.json: no such suite"),
         (["calibrations", "merge", "one", "--name", "x"], "one: no such calibration"),
     ],
@@ -143,3 +145,21 @@ def test_wrong_requests_are_refused_before_a_job_is_queued(
     assert message in run.err
     assert run.err.startswith("error: ") and run.err.count("\n") == 1
     assert len(run.json("jobs", "list", "--all")) == before
+
+
+@pytest.mark.parametrize("there", ["folder", "file", "link"])
+def test_nothing_but_a_variant_is_ever_replaced(run: CommandLine, tmp_path: Path, there: str) -> None:
+    mine = tmp_path / "mine"
+    if there == "folder":
+        mine.mkdir()
+        (mine / "thesis.tex").write_text("years of work")
+    elif there == "file":
+        mine.write_text("years of work")
+    else:
+        (tmp_path / "work").write_text("years of work")
+        mine.symlink_to(tmp_path / "work")
+    before = len(run.json("jobs", "list", "--all"))
+    run("variants", "quantize", "lance-demo", "--recipe", "int4-minmax", "--output", str(mine), code=2)
+    assert "choose another --output" in run.err and run.err.count("\n") == 1
+    assert len(run.json("jobs", "list", "--all")) == before
+    assert {path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == {"years of work"}
