@@ -15,15 +15,18 @@ from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rich.text import Text
 from textual.app import App
 from textual.binding import Binding
 from textual.events import Event, Key, Paste
 from textual.reactive import Reactive
 
 from core.errors import WorkbenchError
+from core.plain_text import visible
 from core.store import Store
 from workbench import actions
 from workbench.queries import count_unfinished
+from workbench.trouble import of_system, unexpected
 from workbench.typing_order import Typist
 
 if TYPE_CHECKING:
@@ -168,18 +171,30 @@ class WorkbenchApp(App[None]):
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Show an error of the core.errors family as one line instead of letting it end the app."""
+        """Show an error of the core.errors family, or of the file system, as one line instead of letting it end the
+        app."""
         try:
             yield
         except WorkbenchError as error:
             self.say(str(error), bad=True)
+        except OSError as error:
+            if (text := of_system(error)) is None:
+                raise
+            self.say(text, bad=True)
 
     def _handle_exception(self, error: Exception) -> None:
-        """An error of the core.errors family that nobody met ends the app with one line; others with a traceback."""
+        """An error that nobody met ends the app with one line."""
         if isinstance(error, WorkbenchError):
             self.exit(return_code=error.exit_code, message=f"error: {error}")
         else:
             super()._handle_exception(error)
+
+    def _fatal_error(self) -> None:
+        # In place of Textual's own, a traceback of some screens.
+        error = self._exception
+        if error is not None:
+            text = of_system(error) if isinstance(error, OSError) else None
+            self.panic(Text(f"error: {visible(text or unexpected(error))}"))
 
     async def run_action(self, action: Any, default_namespace: Any = None, namespaces: Any = None) -> bool:
         """Run an action as Textual does, with its errors shown as one line."""

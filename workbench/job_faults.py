@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from core.errors import UsageError, WorkbenchError
 from core.store import Store
 from workbench.job_form import KINDS, SAMPLES, group_of
+from workbench.places import DEVICE, DEVICES
 
 if TYPE_CHECKING:
     from core.checkpoints import CheckpointInfo
     from core.quantization.recipe import Recipe
 
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _COUNT = re.compile("[0-9]{1,7}")
 
 MOST = 1_000_000
@@ -226,10 +226,8 @@ class _Checks:
             check_checkpoint(info.path, task)
 
     def device(self) -> None:
-        if not _DEVICE.fullmatch(self.values["device"]):
-            raise UsageError(
-                f"device: {self.values['device']!r} found, wanted auto, cpu, mps, cuda or cuda:0"
-            )
+        if not DEVICE.fullmatch(self.values["device"]):
+            raise UsageError(f"device: {self.values['device']!r} found, wanted {DEVICES}")
 
 
 class _Elsewhere(Exception):  # noqa: N818 - not an error: it ends a check quietly

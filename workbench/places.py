@@ -1,8 +1,14 @@
-"""Names and paths as a job sees them, wherever it runs."""
+"""Names, paths and devices as a job sees them, wherever it runs."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,3})?")
+"""The devices that may be asked for; whether there is such a one only the job can tell."""
+
+DEVICES = "auto, cpu, mps, cuda or cuda:N"
 
 
 def absolute(name: str) -> str:

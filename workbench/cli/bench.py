@@ -11,7 +11,7 @@ import click
 from core.errors import UsageError
 from core.store import Store
 from workbench.cli.launch import detach_option, run_job
-from workbench.cli.session import Session, json_option, print_json, print_table
+from workbench.cli.session import DTYPE, Session, device_option, json_option, print_json, print_table
 
 PARTS = ("kernels", "end-to-end")
 
@@ -33,9 +33,9 @@ PARTS = ("kernels", "end-to-end")
     "with random weights in four formats on a GPU, the embedded checkpoint on a processor.",
 )
 @click.option("--rows", metavar="M,M,…", help="Numbers of rows of activations for the kernels.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@device_option
 @click.option(
-    "--dtype", default="auto", show_default=True, help="auto, bfloat16 or float32; for --checkpoint."
+    "--dtype", type=DTYPE, default="auto", show_default=True, help="As what to compute; for --checkpoint."
 )
 @detach_option
 @json_option

@@ -26,7 +26,16 @@ from core.evaluation.samples import DEFAULT_TASKS, TASKS, TEXT
 from core.store import Store
 from workbench.cli.launch import detach_option, run_job
 from workbench.cli.removal import removal_options, remove_all
-from workbench.cli.session import SEED, Session, json_option, print_fields, print_json, print_table
+from workbench.cli.session import (
+    SEED,
+    Session,
+    device_option,
+    dtype_option,
+    json_option,
+    print_fields,
+    print_json,
+    print_table,
+)
 
 _TASKS = (*TASKS, MIXED)
 _DEFAULT = ",".join(DEFAULT_TASKS)
@@ -79,8 +88,8 @@ def command() -> None:
 @click.option(
     "--rows", type=click.IntRange(1), help="Rows kept of each input, task and role; fewer take less memory."
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--dtype", default="auto", show_default=True, help="auto, bfloat16 or float32.")
+@device_option
+@dtype_option
 @click.option("--dry-run", is_flag=True, help="Tell tokens and memory, and do nothing.")
 @detach_option
 @json_option

@@ -10,7 +10,7 @@ from core import jobs
 from core.store import Store
 from workbench.cli.evaluate import show_runs
 from workbench.cli.launch import outcome, watch
-from workbench.cli.session import Session, json_option, print_json
+from workbench.cli.session import Session, device_option, json_option, print_json
 
 VARIANTS = (("int4-minmax", 128), ("int4-awq", 128), ("int4-awq", 64))
 """Recipe and group of each variant that the demo makes."""
@@ -56,7 +56,7 @@ def submit_chain(store: Store, *, full: bool, device: str) -> list[int]:
 
 @click.command()
 @click.option("--full", is_flag=True, help="Whole suites: 200 questions and 50 prompts in place of a subset.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@device_option
 @json_option
 @click.pass_context
 def command(ctx: click.Context, full: bool, device: str, as_json: bool) -> None:

@@ -9,7 +9,7 @@ import click
 from core.errors import UsageError
 from core.store import Store
 from workbench.cli.launch import detach_option, run_job
-from workbench.cli.session import Session, json_option, print_table
+from workbench.cli.session import Session, device_option, dtype_option, json_option, print_table
 from workbench.places import absolute, absolute_suite
 
 
@@ -33,8 +33,8 @@ from workbench.places import absolute, absolute_suite
     help="The bf16 run to score against: auto finds that of the same samples and settings, and runs it first "
     "where there is none; none scores against the truth alone.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--dtype", default="auto", show_default=True, help="auto, bfloat16 or float32.")
+@device_option
+@dtype_option
 @click.option("--resolution", help="Size preset for pictures looked at, such as image_256res.")
 @detach_option
 @json_option

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from core.errors import StoreError
-from workbench.cli.session import SEED, Finite, Session, json_option, print_json
+from workbench.cli.session import SEED, Finite, Session, device_option, dtype_option, json_option, print_json
 
 if TYPE_CHECKING:
     from core.store import Store
@@ -97,8 +97,8 @@ def _check_options(task: str, options: dict[str, Any]) -> dict[str, Any]:
 @click.option("--shift", type=Finite(0), help="Timestep shift; the checkpoint's by default.")
 @click.option("--cfg", type=Finite(), help="Text guidance scale; the checkpoint's by default.")
 @click.option("--seed", type=SEED, help="Seed of the starting noise; 42 by default.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--dtype", default="auto", show_default=True, help="auto, bfloat16 or float32.")
+@device_option
+@dtype_option
 @json_option
 @click.pass_obj
 def command(

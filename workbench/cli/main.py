@@ -14,6 +14,7 @@ import click
 from core.errors import UsageError, WorkbenchError
 from core.plain_text import visible
 from workbench.cli.session import Session
+from workbench.trouble import of_system, unexpected
 
 NOUNS: dict[str, str] = {
     "demo": "Run the main job on the embedded checkpoint and print its table.",
@@ -149,9 +150,9 @@ def run_command(arguments: list[str]) -> int:
         return 0
     except OSError as error:
         # A name longer than a file's can be, a folder that may not be entered, a disk that fails.
-        if error.filename is None:
-            raise
         # A name too long for any file is one that was typed; the others are the machine's doing.
         typed = error.errno == errno.ENAMETOOLONG
         code = (UsageError if typed else WorkbenchError).exit_code
-        return _failed(f"{os.fsdecode(error.filename)}: {error.strerror}", code)
+        return _failed(of_system(error) or unexpected(error), code)
+    except Exception as error:
+        return _failed(unexpected(error), WorkbenchError.exit_code)

@@ -14,7 +14,7 @@ from core.files import write_text
 from core.quantization import recipe as recipes
 from core.quantization.fit import check
 from workbench.cli.launch import detach_option, run_job
-from workbench.cli.session import GroupSize, Session, json_option, print_json, print_table
+from workbench.cli.session import GroupSize, Session, device_option, json_option, print_json, print_table
 from workbench.places import absolute_suite
 
 FORMATS = ("table", "markdown", "json")
@@ -52,7 +52,7 @@ out_option = click.option(
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many samples of each suite.")
 @format_option
 @out_option
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@device_option
 @detach_option
 @json_option
 @click.pass_context

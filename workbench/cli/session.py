@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from core.plain_text import visible
+from workbench.places import DEVICE, DEVICES
 
 if TYPE_CHECKING:
     from core.store import Store
@@ -84,6 +85,33 @@ class Finite(click.ParamType):  # type: ignore[type-arg]  # generic from click 8
 
 SEED = click.IntRange(0, 2**31 - 1)
 """A seed that every generator of random numbers takes."""
+
+
+class Device(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on
+    """A device to compute on, as far as its name goes."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not DEVICE.fullmatch(value):
+            self.fail(f"{value!r}, wanted {DEVICES}")
+        return value
+
+
+DTYPE = click.Choice(["auto", "bfloat16", "float32"])
+
+
+def device_option(command: _Command) -> _Command:
+    """Add ``--device``."""
+    help_text = f"{DEVICES}."
+    return click.option("--device", type=Device(), default="auto", show_default=True, help=help_text)(command)
+
+
+def dtype_option(command: _Command) -> _Command:
+    """Add ``--dtype``."""
+    return click.option("--dtype", type=DTYPE, default="auto", show_default=True, help="As what to compute.")(
+        command
+    )
 
 
 def json_option(command: _Command) -> _Command:

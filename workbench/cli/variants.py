@@ -17,7 +17,15 @@ from core.store.columns import size
 from workbench.cli.launch import detach_option, run_job
 from workbench.cli.removal import removal_options, remove_all
 from workbench.cli.sensitivity import sensitivities, sensitivity
-from workbench.cli.session import GroupSize, Session, json_option, print_fields, print_json, print_table
+from workbench.cli.session import (
+    GroupSize,
+    Session,
+    device_option,
+    json_option,
+    print_fields,
+    print_json,
+    print_table,
+)
 
 
 @click.group()
@@ -45,7 +53,7 @@ command.add_command(sensitivities)
     type=click.Path(path_type=Path),
     help="The variant's folder, beside the database if not given.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@device_option
 @click.option("--dry-run", is_flag=True, help="Only predict size, peak memory and time; nothing is written.")
 @detach_option
 @json_option

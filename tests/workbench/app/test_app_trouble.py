@@ -1,0 +1,45 @@
+"""Errors that nothing foresaw in the app: the file system's are one line on it, others end it with one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core import removal
+from core.store import Store
+from workbench.application import WorkbenchApp
+
+
+async def test_what_the_system_refuses_is_one_line_and_the_app_goes_on(
+    open_app: Any, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied", "/root/variants")
+
+    monkeypatch.setattr(removal, "find", refuse)
+    async with open_app(database) as screen:
+        await screen.press("4", "G")
+        assert "✗ /root/variants: Permission denied" in await screen.press("x")
+        assert "Help" in await screen.press("question_mark")
+
+
+async def test_a_fault_of_our_own_ends_the_app_with_one_line(
+    database: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyError("nobody has it")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(removal, "find", fail)
+    with Store.open(database) as store:
+        app = WorkbenchApp(store)
+        with pytest.raises(KeyError):
+            async with app.run_test() as pilot:
+                await pilot.press("4", "G", "x")
+        assert app.return_code == 1
+    said = "".join(segment.text for found in app._exit_renderables for segment in found.segments)
+    said += capsys.readouterr().err
+    assert "KeyError: 'nobody has it'; this is a fault" in said and "Traceback" not in said
+    assert "in fail" in next(tmp_path.glob("lance-workbench-*.txt")).read_text()
