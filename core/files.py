@@ -16,6 +16,19 @@ from core.errors import WorkbenchError
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with ``~`` and ``~user`` replaced; one of a user that there is not stays as it is, and is not found."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's raises there
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is a folder that can be looked into; False where that may not be known."""
+    try:
+        return Path(path).is_dir()
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn operating system errors met while writing ``path`` into one-line errors that name it.

@@ -11,6 +11,7 @@ from typing import Any
 from rich.style import Style
 
 from core.errors import WorkbenchError
+from core.files import is_folder
 from core.store import Store
 from core.store.columns import size
 from workbench import look
@@ -132,9 +133,10 @@ def _calibrations(store: Store) -> list[dict[str, Any]]:
     for row in store.calibrations():
         path = Path(row["path"])
         nbytes = 0
+        missing = "gone" if not is_folder(path) else "damaged"
         with contextlib.suppress(OSError):
             nbytes = sum(file.stat().st_size for file in path.iterdir())
-        missing = "complete" if (path / RECORD_FILE).is_file() else "gone" if not path.is_dir() else "damaged"
+            missing = "complete" if (path / RECORD_FILE).is_file() else missing
         rows.append(
             {
                 "name": row["name"],
@@ -160,7 +162,9 @@ def _described(row: dict[str, Any]) -> dict[str, Any]:
     try:
         info = describe(Path(row["path"]))
     except WorkbenchError:
-        return row | {"missing": "gone" if not Path(row["path"]).is_dir() else "damaged; v says how"}
+        return row | {"missing": "damaged; v says how" if is_folder(row["path"]) else "gone"}
+    except OSError as error:
+        return row | {"missing": (error.strerror or "unreadable").lower()}
     lacks = f"lacks {', '.join(info.missing)}" if info.missing else "complete"
     return row | {"size_bytes": row["size_bytes"] or info.nbytes, "missing": lacks}
 

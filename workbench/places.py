@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+
+from core.files import expanded
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,3})?")
 """The devices that may be asked for; whether there is such a one only the job can tell."""
@@ -13,11 +14,11 @@ DEVICES = "auto, cpu, mps, cuda or cuda:N"
 
 def absolute(name: str) -> str:
     """A path by its absolute path; a name of something else stays as it is."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     return str(path.resolve()) if name and path.exists() else name
 
 
 def absolute_suite(name: str) -> str:
     """A suite's name or path, the file of ``text:FILE`` by its absolute path."""
     prose, colon, rest = name.partition(":")
-    return f"text:{Path(rest).expanduser().resolve()}" if colon and prose == "text" else absolute(name)
+    return f"text:{expanded(rest).resolve()}" if colon and prose == "text" else absolute(name)

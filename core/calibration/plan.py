@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from core.evaluation.fit import check_task
 from core.evaluation.footprint import Footprint, footprint
 from core.evaluation.overlap import Evaluated
 from core.evaluation.samples import DEFAULT_TASKS, Settings, check_resolution
+from core.files import expanded
 from core.lance.config import LanceConfig
 from core.lance.loading import load_tokenizer
 from core.runtime.device import pick_device, pick_dtype
@@ -121,7 +121,7 @@ def files_of(spec: dict[str, Any]) -> list[str]:
 
 def located(names: Sequence[str]) -> list[str]:
     """Suites as a record names them, to be found from any folder: files by their absolute paths, others as they are."""
-    paths = {name: Path(name).expanduser() for name in names}
+    paths = {name: expanded(name) for name in names}
     return [str(path.resolve()) if path.is_file() else name for name, path in paths.items()]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from core.checkpoints.describe import CheckpointInfo
 from core.errors import UsageError
 from core.evaluation.prose import documents_of
+from core.files import expanded
 
 TASK = "text"
 SHIPPED = Path(__file__).parent / "texts" / "holmes.txt"
@@ -47,5 +48,5 @@ def documents(file: str | None) -> tuple[str, list[str]]:
     Raises:
         DataError: it cannot be read, or holds no texts.
     """
-    path = SHIPPED if file is None else Path(file).expanduser()
+    path = SHIPPED if file is None else expanded(file)
     return path.name, documents_of(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import CheckpointError, UsageError
-from core.files import sha256_file, sha256_text
+from core.files import expanded, sha256_file, sha256_text
 
 if TYPE_CHECKING:
     from core.checkpoints.describe import CheckpointInfo
@@ -120,8 +120,8 @@ def find_calibration(store: Store, name: str) -> Path:
                 f"`calibrations remove {name}` forgets it"
             )
         return Path(row["path"])
-    if Path(name).expanduser().is_dir():
-        return Path(name).expanduser().resolve()
+    if expanded(name).is_dir():
+        return expanded(name).resolve()
     known = [str(row["name"]) for row in store.calibrations()]
     there = (
         f"`calibrations show` lists {', '.join(known)}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from core.errors import UsageError
+from core.files import expanded
 
 VISION_FOLDER = "Qwen2.5-VL-ViT"
 VAE_FILES = ("Wan2.2_VAE.pth", "Wan2.2_VAE.safetensors")
@@ -62,7 +63,7 @@ def resolve(name: str, store: Registry | None = None) -> Path:
             forget = f", or forget it: `variants remove {name}`" if row.get("kind") == "variant" else ""
             raise UsageError(f"{name}: registered at {known}, which is gone; make it again{forget}")
         return known
-    path = Path(name).expanduser()
+    path = expanded(name)
     with contextlib.suppress(OSError):  # a name longer than a file's can be
         if path.is_dir():
             return path.resolve()

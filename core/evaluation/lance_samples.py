@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from core.errors import DataError, UsageError, WorkbenchError
 from core.evaluation.samples import GENERATION, TEXT, UNDERSTANDING, Sample
 from core.evaluation.visuals import ClipFile, PictureFile
+from core.files import expanded
 from core.lance.buckets import check_shape
 from core.lance.prompts import check_words
 
@@ -184,7 +185,7 @@ def _find(path: Path, name: str, item: Any, noun: str) -> Path:
     if not isinstance(item, str) or not item:
         raise DataError(f"{path}: {name} has the {noun} {kind_of(item)}, wanted a path")
     folder, base = path.parent, PurePosixPath(item).name
-    places = [Path(item).expanduser(), folder / item, folder / base, folder / "media" / base]
+    places = [expanded(item), folder / item, folder / base, folder / "media" / base]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise DataError(

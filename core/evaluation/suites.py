@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from core.demo import SUITES
 from core.errors import UsageError
 from core.evaluation.samples import Suite
+from core.files import expanded
 
 PROSE = "text"
 """The suite of running text that comes with the workbench; ``text:FILE`` is that of a text file."""
@@ -44,10 +44,10 @@ def load(name: str, limit: int | None = None, task: str | None = None) -> Suite:
     if name == PROSE:
         return prose.read(prose.SHIPPED, PROSE).head(limit)
     if name.startswith(f"{PROSE}:"):
-        return prose.read(Path(name.partition(":")[2]).expanduser()).head(limit)
+        return prose.read(expanded(name.partition(":")[2])).head(limit)
     if name in names():
         return read(SUITES / f"{name}.json").head(limit)
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file():
         return read(path, task).head(limit)
     raise UsageError(

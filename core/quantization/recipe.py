@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from core.errors import UsageError
-from core.files import sha256_text
+from core.files import expanded, sha256_text
 from core.quantization import widths
 from core.quantization.refine import Refine, read_refine
 from core.quantization.scheme import CHANNEL, NVFP4, Scheme
@@ -239,7 +239,7 @@ def load(name: str) -> Recipe:
     Raises:
         UsageError: no such recipe or file, or something in it that is not understood.
     """
-    path = FOLDER / f"{name}.toml" if name in names() else Path(name).expanduser()
+    path = FOLDER / f"{name}.toml" if name in names() else expanded(name)
     if not path.is_file():
         raise UsageError(f"{name}: no such recipe and no such file; recipes are {', '.join(names())}")
     try:

@@ -13,6 +13,7 @@ from core.checkpoints.describe import CheckpointInfo, describe
 from core.checkpoints.layout import Layout, layout_of
 from core.checkpoints.resolve import resolve
 from core.checkpoints.source import TensorSource
+from core.files import expanded
 from core.formats.variant_folder import MAX_SHARD_BYTES
 from core.quantization import mixing, widths
 from core.quantization import recipe as recipes
@@ -97,7 +98,7 @@ def look_up(spec: dict[str, Any], store: Store) -> Request:
     sized = mixing.choose(recipe, layout, None) if mixing.is_open(recipe, layout) else recipe
     name = f"{info.name}_{recipe.variant_suffix}"
     given = spec.get("output")
-    output = Path(given).expanduser().resolve() if given else store.data_dir / "variants" / name
+    output = expanded(given).resolve() if given else store.data_dir / "variants" / name
     check_output(output)
     return Request(
         info=info,

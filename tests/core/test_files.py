@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import WorkbenchError
-from core.files import replacing, replacing_folder, sha256_file, write_bytes, write_text
+from core.files import expanded, replacing, replacing_folder, sha256_file, write_bytes, write_text
 
 
 def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
@@ -80,3 +80,9 @@ def test_kill_in_the_middle_leaves_the_old_folder(tmp_path: Path) -> None:
 def test_hash_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_home_that_there_is_not_is_a_path_that_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert expanded("~/x") == Path("/somewhere/x") and expanded(Path("a/~")) == Path("a/~")
+    assert expanded("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from core.errors import UsageError
+from core.files import expanded
 from core.store import Store
 from workbench.cli.launch import detach_option, run_job
 from workbench.cli.session import DTYPE, Session, device_option, json_option, print_json, print_table
@@ -79,7 +80,7 @@ def command(
 
 
 def _absolute(name: str) -> str:
-    path = Path(name).expanduser()
+    path = expanded(name)
     return str(path.resolve()) if path.is_dir() else name
 
 

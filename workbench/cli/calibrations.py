@@ -23,6 +23,7 @@ from core.checkpoints.resolve import resolve
 from core.errors import UsageError
 from core.evaluation import suites
 from core.evaluation.samples import DEFAULT_TASKS, TASKS, TEXT
+from core.files import expanded, is_folder
 from core.store import Store
 from workbench.cli.launch import detach_option, run_job
 from workbench.cli.removal import removal_options, remove_all
@@ -108,7 +109,7 @@ def run(
 ) -> None:
     """Run samples through a checkpoint and keep statistics of what every target linear sees."""
     _check_name(name)
-    folder = Path(checkpoint).expanduser()
+    folder = expanded(checkpoint)
     store = ctx.obj.look()
     info = describe(resolve(checkpoint, store))
     check_source(info)
@@ -116,9 +117,7 @@ def run(
         "checkpoint": str(folder.resolve()) if folder.is_dir() else checkpoint,
         "name": name,
         "tasks": [task.strip() for task in (tasks or "").split(",") if task.strip()] or None,
-        "suites": [
-            each if each in suites.names() else str(Path(each).expanduser().resolve()) for each in files
-        ],
+        "suites": [each if each in suites.names() else str(expanded(each).resolve()) for each in files],
         **options,
     }
     if info.family == "huggingface":
@@ -222,7 +221,7 @@ def show(session: Session, calibration: str | None, min_tokens: int, as_json: bo
     if calibration is None:
         _show_all(session.open(readonly=True).calibrations(), as_json)
         return
-    folder = Path(calibration).expanduser()
+    folder = expanded(calibration)
     if not folder.is_dir():
         folder = find_calibration(session.open(readonly=True), calibration)
     record = load_record(folder)
@@ -311,7 +310,7 @@ def _show_all(rows: list[dict[str, Any]], as_json: bool) -> None:
                 " ".join(row["tasks"]),
                 str(row["samples"]),
                 str(row["tokens"]),
-                row["path"] if Path(row["path"]).is_dir() else f"{row['path']} (gone)",
+                row["path"] if is_folder(row["path"]) else f"{row['path']} (gone)",
             ]
             for row in rows
         ],

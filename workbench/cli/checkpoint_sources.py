@@ -12,6 +12,7 @@ from core.checkpoints.describe import OWN_FILE, describe
 from core.checkpoints.layout import structure_of, words
 from core.demo import CHECKPOINT, NAME
 from core.errors import CheckpointError, UsageError
+from core.files import expanded
 from core.store.columns import size
 from workbench.cli.session import SEED, Finite, Session, json_option, print_fields, print_json
 
@@ -74,7 +75,7 @@ def add_checkpoint(session: Session, folder: Path, as_json: bool) -> None:
     A causal LM is a folder with config.json, a tokenizer and safetensors files, in one piece or in shards. Nothing is
     copied or changed.
     """
-    place = folder.expanduser()
+    place = expanded(folder)
     if not place.is_dir():
         raise UsageError(
             f"{folder}: no such folder; give one that holds a checkpoint, or fetch one: `checkpoints fetch`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from core.checkpoints.layout import structure_of, words
 from core.checkpoints.resolve import resolve
 from core.demo import CHECKPOINT, NAME
 from core.errors import CheckpointError, StoreError
+from core.files import is_folder
 from core.store import Store
 from core.store.columns import size
 from workbench.cli.checkpoint_sources import add_checkpoint, fetch_checkpoint, random_checkpoint
@@ -44,11 +46,12 @@ def _known(store: Store | None) -> list[dict[str, Any]]:
         rows.insert(0, {"name": NAME, "path": str(CHECKPOINT), "kind": "checkpoint", "parent": None, "recipe": None,
                         "bits": None, "size_bytes": None})  # fmt: skip
     for row in rows:
-        row["present"] = Path(row["path"]).is_dir()
+        row["present"] = is_folder(row["path"])
         if row["present"] and row["size_bytes"] is None:
-            row["size_bytes"] = sum(
-                file.stat().st_size for file in Path(row["path"]).iterdir() if file.is_file()
-            )
+            with contextlib.suppress(OSError):  # that may not be looked into
+                row["size_bytes"] = sum(
+                    file.stat().st_size for file in Path(row["path"]).iterdir() if file.is_file()
+                )
     return rows
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import click
 
 from core.errors import WorkbenchError
+from core.files import expanded
 from core.store import SCHEMA_VERSION, Store, default_path
 from core.store.filesystems import network_filesystem
 from core.store.manifest import hardware, missing
@@ -153,7 +154,7 @@ def _manifests(store: Store) -> Iterator[Check]:
 @click.pass_obj
 def command(session: Session, as_json: bool) -> int:
     """Check the installation, the machine and the database. Exits with 1 if anything is wrong."""
-    path = Path(session.db).expanduser().absolute() if session.db is not None else default_path()
+    path = expanded(session.db).absolute() if session.db is not None else default_path()
     checks = [*_installation(), *_machine(), *_terminal(), *_database(path)]
     if as_json:
         print_json([check._asdict() for check in checks])

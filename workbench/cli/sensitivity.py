@@ -10,7 +10,7 @@ import click
 from core.calibration.record import find_calibration
 from core.checkpoints.describe import describe
 from core.checkpoints.resolve import resolve
-from core.files import write_text
+from core.files import expanded, write_text
 from core.quantization import recipe as recipes
 from core.quantization.fit import check
 from workbench.cli.launch import detach_option, run_job
@@ -86,7 +86,7 @@ def sensitivity(
     sensitivity_samples.chosen(info, names, limit)
     spec: dict[str, Any] = {
         "checkpoint": absolute_suite(checkpoint),
-        "recipe": recipe if recipe in recipes.names() else str(Path(recipe).expanduser().resolve()),
+        "recipe": recipe if recipe in recipes.names() else str(expanded(recipe).resolve()),
         "group": group,
         "calibration": absolute_suite(calibration),
         "suites": names,

@@ -11,6 +11,7 @@ from core.calibration.record import find_calibration
 from core.checkpoints.describe import describe, own_record
 from core.checkpoints.resolve import resolve
 from core.errors import UsageError
+from core.files import expanded, is_folder
 from core.quantization import recipe as recipes
 from core.quantization.fit import check, check_output
 from core.store.columns import size
@@ -76,12 +77,12 @@ def quantize(
     chosen = recipes.load(recipe).with_group(group)
     info = describe(resolve(checkpoint, store))
     check(chosen, info, None if calibration is None else find_calibration(store, calibration))
-    place = None if output is None else output.expanduser().resolve()
+    place = None if output is None else expanded(output).resolve()
     if place is not None:
         check_output(place)
     spec: dict[str, Any] = {
         "checkpoint": _absolute(checkpoint),
-        "recipe": recipe if recipe in recipes.names() else str(Path(recipe).expanduser().resolve()),
+        "recipe": recipe if recipe in recipes.names() else str(expanded(recipe).resolve()),
         "group": group,
         "calibration": None if calibration is None else _absolute(calibration),
         "output": None if place is None else str(place),
@@ -93,7 +94,7 @@ def quantize(
 
 def _absolute(name: str) -> str:
     """A name as it is, an existing folder by its absolute path: a job may run elsewhere."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     return str(path.resolve()) if path.is_dir() else name
 
 
@@ -117,10 +118,10 @@ def import_folder(
     """
     from core.quantization.importing import check_import, import_variant
 
-    place = folder.expanduser().resolve()
+    place = expanded(folder).resolve()
     source = resolve(checkpoint, session.look())
     check_import(place, source)
-    target = None if output is None else output.expanduser().resolve()
+    target = None if output is None else expanded(output).resolve()
     done = import_variant(session.open(create=True), place, source, target)
     if as_json:
         print_json(done)
@@ -147,7 +148,7 @@ def list_variants(session: Session, as_json: bool) -> None:
                 "" if row["bits"] is None else f"{row['bits']:.2f}",
                 "" if row["size_bytes"] is None else size(row["size_bytes"]),
                 _loss(row["details"].get("loss_after")),
-                row["path"] if Path(row["path"]).is_dir() else f"{row['path']} (gone)",
+                row["path"] if is_folder(row["path"]) else f"{row['path']} (gone)",
             ]
             for row in rows
         ],
@@ -161,7 +162,7 @@ def list_variants(session: Session, as_json: bool) -> None:
 @click.pass_obj
 def show_variant(session: Session, variant: str, as_json: bool) -> None:
     """Show how a variant was made, linear by linear."""
-    folder = resolve(variant, None if Path(variant).expanduser().is_dir() else session.open(readonly=True))
+    folder = resolve(variant, None if expanded(variant).is_dir() else session.open(readonly=True))
     info, record = describe(folder), own_record(folder)
     if info.kind != "variant":
         raise UsageError(f"{info.name}: a checkpoint, not a variant; see `checkpoints show {variant}`")

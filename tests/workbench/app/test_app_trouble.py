@@ -43,3 +43,15 @@ async def test_a_fault_of_our_own_ends_the_app_with_one_line(
     said += capsys.readouterr().err
     assert "KeyError: 'nobody has it'; this is a fault" in said and "Traceback" not in said
     assert "in fail" in next(tmp_path.glob("lance-workbench-*.txt")).read_text()
+
+
+async def test_a_folder_that_may_not_be_looked_into_is_named_in_its_row(
+    open_app: Any, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("core.checkpoints.describe", refuse)
+    async with open_app(database) as screen:
+        shown = await screen.press("4")
+        assert "permission denied" in next(line for line in shown.splitlines() if "int4-awq" in line)

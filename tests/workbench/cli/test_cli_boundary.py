@@ -228,6 +228,34 @@ def test_trouble_with_the_database_is_one_line(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["checkpoints", "show", "~nobody-of-that-name/x"], 2),
+        (["evaluate", "lance-demo", "--suite", "~nobody-of-that-name/x"], 2),
+        (["evaluate", "lance-demo", "--suite", "text:~nobody-of-that-name/x"], 1),
+        (["evaluate", "~nobody-of-that-name/x"], 2),
+        (["variants", "quantize", "~nobody-of-that-name/x"], 2),
+        (["variants", "quantize", "lance-demo", "--recipe", "~nobody-of-that-name/x"], 2),
+        (["variants", "show", "~nobody-of-that-name/x"], 2),
+        (["calibrations", "show", "~nobody-of-that-name/x"], 2),
+        (["checkpoints", "add", "~nobody-of-that-name/x"], 2),
+        (["--db", "~nobody-of-that-name/runs.db", "runs", "list"], 1),
+    ],
+)
+def test_a_home_of_nobody_is_a_place_that_is_not_there(
+    arguments: list[str],
+    code: int,
+    db: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(db.parent)
+    assert run_command([*(() if "--db" in arguments else ("--db", str(db))), *arguments]) == code
+    out, err = capsys.readouterr()
+    assert out == "" and "~nobody-of-that-name" in err and "fault" not in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["runs", "show", "N"],
