@@ -12,6 +12,7 @@ from core.errors import UsageError, WorkbenchError
 from core.store import Store
 from workbench.job_form import KINDS, SAMPLES, group_of
 from workbench.places import DEVICE, DEVICES
+from workbench.trouble import of_system
 
 if TYPE_CHECKING:
     from core.checkpoints import CheckpointInfo
@@ -72,6 +73,8 @@ class _Checks:
                 continue
             except WorkbenchError as error:
                 yield Fault(key, str(error))
+            except OSError as error:
+                yield Fault(key, of_system(error) or str(error))
 
     @cached_property
     def info(self) -> CheckpointInfo:

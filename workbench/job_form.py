@@ -92,7 +92,7 @@ def look_at(store: Store, name: str) -> Subject | None:
     try:
         info = describe(resolve(name.strip(), store))
         return Subject(info, structure_of(info.path))
-    except WorkbenchError:
+    except (WorkbenchError, OSError):
         return None
 
 

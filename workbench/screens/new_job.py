@@ -16,6 +16,7 @@ from workbench import job_form, look
 from workbench.job_faults import Fault, faults
 from workbench.screens.base import bindings
 from workbench.screens.modal import Modal
+from workbench.trouble import of_system
 from workbench.widgets.lines import Line, Notice
 from workbench.widgets.prompt import Prompt
 from workbench.widgets.text import visible
@@ -155,6 +156,8 @@ class NewJob(Modal[list[int]]):
             self.dismiss(job_form.start(self.store, self.values()))
         except WorkbenchError as error:
             self.fault.show(visible(str(error)), bad=True)
+        except OSError as error:
+            self.fault.show(visible(of_system(error) or str(error)), bad=True)
 
     def action_close(self) -> None:
         self.dismiss(None)

@@ -55,3 +55,19 @@ async def test_a_folder_that_may_not_be_looked_into_is_named_in_its_row(
     async with open_app(database) as screen:
         shown = await screen.press("4")
         assert "permission denied" in next(line for line in shown.splitlines() if "int4-awq" in line)
+
+
+async def test_a_path_that_may_not_be_looked_at_is_a_fault_of_its_field(
+    open_app: Any, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str, *_: Any) -> Path:
+        raise PermissionError(13, "Permission denied", name)
+
+    async with open_app(database) as screen:
+        await screen.press("n")
+        monkeypatch.setattr("core.checkpoints.resolve", refuse)
+        await screen.press("tab", *"/root/x")
+        assert "/root/x: Permission denied" in " ".join((await screen.press("ctrl+s")).split())
+        assert "New job" in screen.text()
+        await screen.press("escape")
+        assert "New job" in await screen.press("n")
