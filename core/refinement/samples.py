@@ -44,7 +44,7 @@ def draw_again(record: CalibrationRecord, info: CheckpointInfo, store: Store) ->
 
     Raises:
         UsageError: it was merged from others, its files are gone or have changed, a sample is evaluated on, or there
-            are too few to hold one out.
+            are too few to hold two out, whose gain has a standard error.
         DataError: a file cannot be read.
     """
     if record.merged_from:
@@ -61,10 +61,10 @@ def draw_again(record: CalibrationRecord, info: CheckpointInfo, store: Store) ->
     known = Evaluated(store)
     drawn = _texts(record, info, known) if info.family == "huggingface" else _samples(record, info, known)
     for kind, count in _kinds(drawn).items():
-        if count == 1:
+        if 0 < count < 3:
             raise UsageError(
-                f"calibration {record.name}: has one sample of {kind}, refine wants another one, to hold out; "
-                "calibrate with more samples"
+                f"calibration {record.name}: its samples of {kind} are {count}, refine wants 3 or more, two of them to "
+                "hold out; calibrate with more samples"
             )
     return drawn
 

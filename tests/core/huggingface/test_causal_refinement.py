@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from core.calibration import job as calibrate
 from core.calibration import texts
 from core.evaluation.prose import SHIPPED, documents_of
 from core.quantization import job
@@ -32,11 +33,12 @@ def test_refined_variants_say_more_of_what_the_original_says(
     kind: str, hf_world: Any, tmp_path: Path
 ) -> None:
     folders = []
+    many = {"checkpoint": str(hf_world.folder(kind)), "samples": 12, "device": "cpu", "name": f"many-{kind}"}
+    calibration = calibrate.run(many, hf_world.context)["path"]
     for name, section in (("plain", ""), ("refined", "[refine]\nsteps = 16\nbatch = 2\nrate = 0.01\n")):
         path = tmp_path / f"{name}.toml"
         path.write_text(RECIPE.format(name=name) + section)
         spec = {"checkpoint": str(hf_world.folder(kind)), "recipe": str(path), "device": "cpu"}
-        calibration = hf_world.calibration(kind)["calibration"]
         done = job.run(spec | {"calibration": calibration, "output": str(tmp_path / name)}, hf_world.context)
         folders.append(Path(done["path"]))
     assert [(one["expert"], one["kept"]) for one in done["refine"]] == [("und", True)]

@@ -215,6 +215,23 @@ def test_what_does_not_help_is_not_kept_and_the_record_says_so(world: Any) -> No
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+@pytest.mark.parametrize(
+    ("answers", "pictures", "kept"),
+    [
+        ([0.8, 1.7, 2.6], [1.0, 2.0], True),
+        ([0.2, 2.1, 3.0], [1.0, 2.0], False),  # one sample's luck
+        ([1.0, 2.0, 3.0], [0.5, 1.5], False),
+        ([0.8, 1.7, 2.6], [1.1, 2.1], False),
+        ([0.8, 1.7, 2.6], [0.9, 2.2], True),  # no more than chance
+    ],
+)
+def test_a_gain_has_to_be_surer_than_its_error_and_at_no_cost(
+    answers: list[float], pictures: list[float], kept: bool
+) -> None:
+    before: learning.Losses = {"kl": [1.0, 2.0, 3.0], "velocity": [1.0, 2.0]}
+    assert learning.gained("kl", before, {"kl": answers, "velocity": pictures}) is kept
+
+
 def test_the_seed_decides(world: Any, tmp_path: Path) -> None:
     plain = Path(world.make("plain")["path"])
     request = look_up(world.spec("seeded", section=QUICK), world.context.store)
@@ -354,14 +371,16 @@ def test_without_samples_to_learn_from_it_says_what_is_missing(
     )
     folder = world.place / "own"
     folder.mkdir()
-    files = write_suites(folder, golden, 200, 2)
+    files = write_suites(folder, golden, 200, 3)
     base = world.short | {"checkpoint": str(tiny_checkpoint), "device": "cpu", "name": "own", "suites": files}
-    calibrate.run(base | {"samples": 1}, world.context)
+    calibrate.run(base | {"samples": 2}, world.context)
     lonely = world.spec("wrong", section=section, calibration="own")
     refused(
-        world, lonely, "calibration own: has one sample of answers, refine wants another one, to hold out"
+        world,
+        lonely,
+        "calibration own: its samples of answers are 2, refine wants 3 or more, two of them to hold out",
     )
-    calibrate.run(base | {"samples": 2}, world.context)
+    calibrate.run(base | {"samples": 3}, world.context)
     text = Path(files[1]).read_text()
     Path(files[1]).write_text(text.replace("table", "chair"))
     refused(
