@@ -26,6 +26,7 @@ from core.plain_text import visible
 from core.store import Store
 from workbench import actions
 from workbench.queries import count_unfinished
+from workbench.same_file import SameFile
 from workbench.trouble import of_system, unexpected
 from workbench.typing_order import Typist
 
@@ -94,6 +95,7 @@ class WorkbenchApp(App[None]):
             driver = Driver
         super().__init__(driver_class=driver)
         self.store = store
+        self.database = SameFile(store.path)
         self.first_frame = first_frame
         self.painted = asyncio.Event()
         self._growing = contextlib.ExitStack()
@@ -151,6 +153,7 @@ class WorkbenchApp(App[None]):
 
     def look_again(self) -> None:
         """Tell the screen if the database changed since the last look; costs microseconds when it did not."""
+        self.database.check()
         seen = self.store.data_version()
         if seen == self._seen:
             return

@@ -153,6 +153,7 @@ class NewJob(Modal[list[int]]):
             self._show_fault(found[0])
             return
         try:
+            self.app.database.check()
             self.dismiss(job_form.start(self.store, self.values()))
         except WorkbenchError as error:
             self.fault.show(visible(str(error)), bad=True)

@@ -71,3 +71,18 @@ async def test_a_path_that_may_not_be_looked_at_is_a_fault_of_its_field(
         assert "New job" in screen.text()
         await screen.press("escape")
         assert "New job" in await screen.press("n")
+
+
+async def test_a_database_that_is_gone_is_said_and_no_job_goes_into_it(
+    open_app: Any, database: Path, submitted: list[Path]
+) -> None:
+    async with open_app(database, size=(120, 30)) as screen:
+        database.rename(database.with_name("old.db"))
+        await screen.until("was moved, deleted or replaced")
+        submitted.clear()
+        before = screen.app.store.value("SELECT count(*) FROM jobs")
+        await screen.press("n")
+        screen.app.screen.prompts["checkpoint"].input.value = "lance-demo"
+        await screen.press("ctrl+s")
+        assert "✗" in screen.text() and "was moved" in screen.text() and "started job" not in screen.text()
+        assert screen.app.store.value("SELECT count(*) FROM jobs") == before and submitted == []
