@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 COMPLETION_VARIABLE = "_LANCE_WORKBENCH_COMPLETE"
 
@@ -15,6 +14,8 @@ COMPLETION_VARIABLE = "_LANCE_WORKBENCH_COMPLETE"
 def _app_options(arguments: list[str]) -> dict[str, object] | None:
     """The app's options if ``arguments`` ask for the app (nothing, ``--db PATH``, ``--no-mouse``), else
     None."""
+    from pathlib import Path
+
     options: dict[str, object] = {"db_path": None}
     rest = list(arguments)
     while rest:
@@ -42,6 +43,14 @@ def version() -> str:
 
 def main() -> int:
     """Run the app or the command that the command line asks for; the exit code."""
+    try:
+        return _run()
+    except KeyboardInterrupt:  # while something is imported; commands and the app see to the others
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run() -> int:
     if sys.argv[1:] == ["--version"]:
         print(f"lance-workbench {version()}")
         return 0
