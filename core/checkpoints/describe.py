@@ -103,6 +103,16 @@ def family_of(folder: Path) -> Family:
     return "huggingface"
 
 
+def is_name(name: object) -> bool:
+    """Whether a checkpoint may be called that: its variants and results get files and folders called by it."""
+    return (
+        isinstance(name, str)
+        and name != ""
+        and not name.startswith(".")
+        and not set(name) & {"/", "\0", "\n"}
+    )
+
+
 def describe(folder: Path) -> CheckpointInfo:
     """Describe the checkpoint or variant in ``folder``.
 
@@ -114,6 +124,14 @@ def describe(folder: Path) -> CheckpointInfo:
     family = family_of(folder)
     config = read_json(folder / (CONFIG_FILE if family == "lance" else HF_CONFIG_FILE))
     own = own_record(folder)
+    called = own.get("name") or _name(folder)
+    if not is_name(called):
+        raise CheckpointError(
+            f"{folder / OWN_FILE}: name {called!r}: wanted one that a folder can have, without / and not hidden, for "
+            "variants are called by it; change it there"
+        )
+    if not isinstance(own.get("defaults", {}), dict):
+        raise CheckpointError(f"{folder / OWN_FILE}: defaults {own['defaults']!r}: wanted an object")
     quantization = None
     if (folder / HF_CONFIG_FILE).is_file():
         quantization = read_json(folder / HF_CONFIG_FILE).get("quantization_config")
@@ -131,7 +149,7 @@ def describe(folder: Path) -> CheckpointInfo:
     lines += [f"{file.name} {file.stat().st_size}" for file in files]
     lines += [f"{path.name} {path.read_text(encoding='utf-8')}" for path in sorted(folder.glob("*.json"))]
     return CheckpointInfo(
-        name=str(own.get("name") or _name(folder)),
+        name=called,
         path=folder,
         kind="variant" if quantization else "checkpoint",
         family=family,
@@ -148,10 +166,10 @@ def describe(folder: Path) -> CheckpointInfo:
 
 
 def _name(folder: Path) -> str:
-    """The folder's name; in the Hub's cache (``models--org--name/snapshots/commit``) the model's."""
+    """The folder's name, not hidden; in the Hub's cache (``models--org--name/snapshots/commit``) the model's."""
     if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--"):
         return folder.parents[1].name.rpartition("--")[2]
-    return folder.name
+    return folder.name.lstrip(".")
 
 
 def _missing_of_lance(folder: Path, source: TensorSource) -> list[str]:

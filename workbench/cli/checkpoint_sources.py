@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from core.checkpoints.describe import OWN_FILE, describe
+from core.checkpoints.describe import OWN_FILE, describe, is_name
 from core.checkpoints.layout import structure_of, words
 from core.demo import CHECKPOINT, NAME
 from core.errors import CheckpointError, UsageError
@@ -199,6 +199,8 @@ def random_checkpoint(
     if layers is not None:
         chosen = chosen.with_layers(layers)
     called = name or f"lance-random-{size_name}" + ("-video" if layout == "video" else "")
+    if not is_name(called):
+        raise UsageError(f"name {called!r}: wanted one that a folder can have, without / and not hidden")
     from core.checkpoints import random  # torch: after everything that can be wrong with the options
 
     planned = random.plan(

@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from core.checkpoints.describe import describe
 from core.checkpoints.fetch import RECORD_FILE
 from core.checkpoints.random import plan, write_random
 from core.checkpoints.sizes import SIZES
 from core.checkpoints.verify import verify
+from core.errors import CheckpointError
 from core.files import sha256_file
 
 TOWER = "Qwen2.5-VL-ViT/vit.safetensors"
@@ -77,3 +79,29 @@ def test_codes_in_the_place_of_a_weight_are_named(model: Path) -> None:
     change(model / "model.safetensors", lambda t: t.update({name: t[name].to(torch.int8)}))
     (problem,) = verify(model).problems
     assert f"model.safetensors: {name} is stored as I8, wanted F32, F16, BF16, F64" in problem
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (
+            {"name": "../../evil"},
+            r"lance_workbench.json: name '../../evil': wanted one that a folder can have",
+        ),
+        ({"name": "/tmp/evil"}, "name '/tmp/evil': wanted one"),
+        ({"name": ".."}, "name '..': wanted one"),
+        ({"name": 5}, "name 5: wanted one"),
+        ({"name": "mine", "defaults": 5}, "lance_workbench.json: defaults 5: wanted an object"),
+    ],
+)
+def test_a_checkpoint_cannot_have_its_variants_written_elsewhere(
+    model: Path, own: dict[str, object], message: str
+) -> None:
+    (model / "lance_workbench.json").write_text(json.dumps(own))
+    with pytest.raises(CheckpointError, match=message):
+        describe(model)
+
+
+def test_a_hidden_folder_has_a_name_that_is_not(model: Path) -> None:
+    (model / "lance_workbench.json").unlink()
+    assert describe(model.rename(model.with_name(".mine"))).name == "mine"

@@ -314,6 +314,7 @@ def test_a_number_that_cannot_be_is_one_line(
         ["checkpoints", "add", "."],
         ["checkpoints", "add", "/no/such"],
         ["checkpoints", "random", "x", "--name", "lance-demo", "--size", "tiny"],
+        ["checkpoints", "random", "x", "--name", "../x", "--size", "tiny"],
     ],
 )
 def test_a_command_that_is_refused_makes_no_database(
