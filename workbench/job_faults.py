@@ -66,7 +66,8 @@ class _Checks:
             "limit": lambda: self.number("limit", "samples"),
             "device": self.device,
         }
-        for key in keys:
+        # Which fields there are depends on the kind.
+        for key in keys if self.values["kind"] in KINDS else ["kind"]:
             try:
                 checks[key]()
             except _Elsewhere:

@@ -193,3 +193,14 @@ def test_paths_are_made_absolute_and_nothing_stays_nothing(database: Path, causa
     assert (quantize["recipe"], quantize["calibration"], quantize["group"]) == (own, None, None)
     assert evaluate["suites"] == ["text", f"text:{database.parent.resolve() / 'words.txt'}"]
     assert (evaluate["limit"], evaluate["baseline"]) == (None, "auto")
+
+
+async def test_enter_in_any_field_of_an_unknown_kind_of_job_names_the_kind(
+    open_app: Any, database: Path
+) -> None:
+    async with open_app(database) as screen:
+        await screen.press("n", *"x")
+        for _ in range(4):
+            await screen.press("tab")
+            shown = await screen.press("enter")
+            assert "what: 'chainx' found, wanted one of chain, calibrate" in " ".join(shown.split())
