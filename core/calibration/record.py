@@ -150,7 +150,7 @@ def load_record(folder: Path) -> CalibrationRecord:
         if version != FORMAT:
             raise CheckpointError(f"{path}: format {version}, this version reads {FORMAT}; calibrate again")
         record = CalibrationRecord(**body)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: no calibration record ({error}); calibrate again") from error
     if record.fingerprint != fingerprint:
         raise CheckpointError(f"{path}: does not match its own fingerprint; calibrate again")

@@ -38,7 +38,7 @@ def companion(folder: Path, name: str) -> Path | None:
     if record.is_file():
         try:
             origin = json.loads(record.read_text(encoding="utf-8")).get("source_path")
-        except (ValueError, AttributeError, OSError):
+        except (ValueError, RecursionError, AttributeError, OSError):
             origin = None
         if origin:
             places += [Path(origin), Path(origin).parent]

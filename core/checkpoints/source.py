@@ -62,7 +62,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             header: dict[str, Any] = json.loads(stream.read(length))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: no safetensors file: its header is no JSON; fetch it again"
         ) from error
@@ -105,7 +105,7 @@ def weight_files(folder: Path) -> list[Path]:
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, RecursionError, KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(
                 f"{index}: no index of shards: wanted an object with a weight_map"
             ) from error

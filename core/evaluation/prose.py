@@ -79,7 +79,7 @@ def documents_of(path: Path) -> list[str]:
 def _line(path: Path, number: int, line: str) -> str:
     try:
         entry = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: line {number} is no JSON ({error})") from error
     text = entry.get("text") if isinstance(entry, dict) else entry
     if not isinstance(text, str):

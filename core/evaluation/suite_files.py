@@ -61,7 +61,7 @@ def _parse(path: Path) -> Any:
         return _parse_lines(path, text)
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: no JSON ({error}); JSON lines want the ending .jsonl") from error
 
 
@@ -72,7 +72,7 @@ def _parse_lines(path: Path, text: str) -> dict[str, Any]:
             continue
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: line {number} is no JSON ({error})") from error
         if not isinstance(entry, dict) or "index" not in entry or "data" not in entry:
             raise DataError(f'{path}: line {number} is no {{"index": ..., "data": ...}}')

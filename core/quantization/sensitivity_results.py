@@ -51,7 +51,7 @@ def _parsed(file: Path) -> Result:
             _forget_zeros(row["scores"], row["powers"])
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror or error}); measure again") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file}: damaged ({error!r}); delete it and measure again") from error
     return found
 

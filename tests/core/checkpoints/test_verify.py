@@ -102,6 +102,13 @@ def test_a_checkpoint_cannot_have_its_variants_written_elsewhere(
         describe(model)
 
 
+@pytest.mark.parametrize("file", ["lance_workbench.json", "llm_config.json", "model.safetensors.index.json"])
+def test_json_deeper_than_can_be_read_is_named(model: Path, file: str) -> None:
+    (model / file).write_text("[" * 5000)
+    with pytest.raises(CheckpointError, match=rf"{file}: no "):
+        describe(model)
+
+
 def test_a_hidden_folder_has_a_name_that_is_not(model: Path) -> None:
     (model / "lance_workbench.json").unlink()
     assert describe(model.rename(model.with_name(".mine"))).name == "mine"

@@ -146,6 +146,7 @@ def test_fingerprint_follows_content_not_place(folder: Path) -> None:
     ("content", "message"),
     [
         ("{", "no JSON"),
+        ("[" * 5000, "no JSON"),
         ([1], "holds a list of 1, wanted an object"),
         ({}, "holds no samples"),
         ({"1": 5}, "1 is a number, wanted a prompt or an object"),
