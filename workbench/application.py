@@ -195,7 +195,7 @@ class WorkbenchApp(App[None]):
     def _fatal_error(self) -> None:
         # In place of Textual's own, a traceback of some screens.
         error = self._exception
-        if error is not None:
+        if error is not None and not self._exit_renderables:
             text = of_system(error) if isinstance(error, OSError) else None
             self.panic(Text(f"error: {visible(text or unexpected(error))}"))
 

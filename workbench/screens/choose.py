@@ -29,7 +29,7 @@ class Choose(Modal[list[str]]):
         yield self.list
 
     def on_mount(self) -> None:
-        self.query_one("#box").border_title = self.title_text
+        self.entitle(self.title_text)
         self.list.focus()
 
     def action_all(self) -> None:

@@ -6,10 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widget import Widget
+
+from core.plain_text import visible
 
 if TYPE_CHECKING:
     from workbench.application import WorkbenchApp
@@ -36,6 +39,10 @@ class Modal(ModalScreen[Result]):
     def contents(self) -> Iterable[Widget]:
         """The widgets in the box."""
         raise NotImplementedError
+
+    def entitle(self, text: str) -> None:
+        """Give the box a title of words of any origin; Textual reads a plain string for markup."""
+        self.query_one("#box").border_title = Text(visible(text))
 
     def action_dismiss_box(self) -> None:
         self.dismiss(None)

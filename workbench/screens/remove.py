@@ -41,7 +41,7 @@ class Remove(Modal[Removable]):
         yield self.list
 
     def on_mount(self) -> None:
-        self.query_one("#box").border_title = f"Remove the {self.found.kind}"
+        self.entitle(f"Remove the {self.found.kind}")
         self.list.focus()
 
     def on_choices_picked(self, message: Choices.Picked) -> None:

@@ -28,7 +28,7 @@ class Tags(Modal[tuple[int, str, str]]):
         yield self.note
 
     def on_mount(self) -> None:
-        self.query_one("#box").border_title = f"Run {self.row['id']} · {self.row['name']}"
+        self.entitle(f"Run {self.row['id']} · {self.row['name']}")
         self.tags.input.focus()
 
     def on_input_submitted(self) -> None:

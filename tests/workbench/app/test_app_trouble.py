@@ -86,3 +86,27 @@ async def test_a_database_that_is_gone_is_said_and_no_job_goes_into_it(
         await screen.press("ctrl+s")
         assert "✗" in screen.text() and "was moved" in screen.text() and "started job" not in screen.text()
         assert screen.app.store.value("SELECT count(*) FROM jobs") == before and submitted == []
+
+
+async def test_names_with_brackets_are_names_everywhere(open_app: Any, tmp_path: Path) -> None:
+    name = "m [/b] [red]x"
+    with Store.open(tmp_path / "runs.db") as store:
+        store.register_checkpoint(name=name, path=str(tmp_path / "[/i]"), kind="checkpoint")
+        store.register_checkpoint(
+            name=f"{name}_int4", path=str(tmp_path / "[/u]"), kind="variant", parent=name
+        )
+        for recipe, variant, base in (("bf16", None, None), ("int4", f"{name}_int4", 1)):
+            run_id = store.start_run(checkpoint=name, variant=variant, recipe=recipe, suite="s[/i]", task="x2t_image",
+                                     samples=1, baseline_run_id=base, manifest={})  # fmt: skip
+            store.add_output(
+                run_id, 0, sample_key="[/b]", task="x2t_image", text=f"[/b]{recipe}", question="[/b]?"
+            )
+            store.finish_run(run_id)
+    async with open_app(tmp_path / "runs.db", size=(100, 30)) as screen:
+        assert f"Run 2 · {name}_int4" in await screen.press("t")
+        await screen.press("escape", "enter")
+        assert "[/b]int4" in screen.text() and "[/b]?" in screen.text()
+        assert name in await screen.press("4", "G")
+        assert f"{name}_int4" in await screen.press("x")
+        assert f"{name}_int4 removed" in await screen.press("j", "enter")
+        assert name in await screen.press("n")
