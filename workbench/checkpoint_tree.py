@@ -97,32 +97,23 @@ def _checkpoints(store: Store) -> list[dict[str, Any]]:
 
 def _begun(store: Store, known: set[str]) -> list[dict[str, Any]]:
     """The variants that a job has begun in their usual place and not ended."""
-    from core import removal
+    from workbench.removal import begun
 
-    begun = [found for found in removal.begun(store) if found.name not in known]
-    rows = []
-    for found in begun:
-        # Whether a job is at it the database says: to try the folder's lock might be in the way of a job that starts.
-        made = store.query(
-            "SELECT checkpoint, recipe, bits, state FROM runs WHERE kind = 'quantize' AND variant = ? "
-            "ORDER BY id DESC LIMIT 1",
-            (found.name,),
-        )
-        row = made[0] if made else {"checkpoint": None, "recipe": None, "bits": None, "state": "lost"}
-        rows.append(
-            {
-                "name": found.name,
-                "path": str(found.path),
-                "kind": "variant",
-                "parent": row["checkpoint"],
-                "recipe": row["recipe"],
-                "bits": row["bits"],
-                "size_bytes": found.size_bytes,
-                "missing": "in the making" if row["state"] == "running" else "never finished",
-                "unfinished": True,
-            }
-        )
-    return rows
+    return [
+        {
+            "name": each.found.name,
+            "path": str(each.found.path),
+            "kind": "variant",
+            "parent": each.checkpoint,
+            "recipe": each.recipe,
+            "bits": each.bits,
+            "size_bytes": each.found.size_bytes,
+            "missing": "in the making" if each.running else "never finished",
+            "unfinished": True,
+        }
+        for each in begun(store)
+        if each.found.name not in known
+    ]
 
 
 def _calibrations(store: Store) -> list[dict[str, Any]]:

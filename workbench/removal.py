@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from core import removal
 from core.removal import Removable
 from core.store import Store
 from core.store.columns import size
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A variant that a job has begun and not ended."""
+
+    found: Removable
+    checkpoint: str | None
+    recipe: str | None
+    bits: float | None
+    running: bool
+    """Whether the job is still at it, as far as the database knows."""
+
+
+def begun(store: Store) -> list[Begun]:
+    """The variants that a job has begun, and not ended yet or never."""
+    result = []
+    for found in removal.begun(store):
+        # Whether a job is at it the database says: to try the folder's lock might be in the way of a job that starts.
+        made = store.query(
+            "SELECT checkpoint, recipe, bits, state FROM runs WHERE kind = 'quantize' AND variant = ? "
+            "ORDER BY id DESC LIMIT 1",
+            (found.name,),
+        )
+        row = made[0] if made else {"checkpoint": None, "recipe": None, "bits": None, "state": "lost"}
+        running = row["state"] == "running"
+        result.append(Begun(found, row["checkpoint"], row["recipe"], row["bits"], running))
+    return result
 
 
 def _counted(count: int, noun: str) -> str:

@@ -12,6 +12,7 @@ from core.checkpoints.describe import describe, own_record
 from core.checkpoints.resolve import resolve
 from core.errors import UsageError
 from core.files import expanded, is_folder
+from core.plain_text import visible
 from core.quantization import recipe as recipes
 from core.quantization.fit import check, check_output
 from core.store.columns import size
@@ -27,6 +28,7 @@ from workbench.cli.session import (
     print_json,
     print_table,
 )
+from workbench.removal import begun, what
 
 
 @click.group()
@@ -134,7 +136,8 @@ def import_folder(
 @click.pass_obj
 def list_variants(session: Session, as_json: bool) -> None:
     """List the variants made so far, by checkpoint."""
-    rows = session.open(readonly=True).checkpoints("variant")
+    store = session.open(readonly=True)
+    rows = store.checkpoints("variant")
     if as_json:
         print_json(rows)
         return
@@ -154,6 +157,15 @@ def list_variants(session: Session, as_json: bool) -> None:
         ],
         ["bits", "size", "loss"],
     )
+    finished = {row["name"] for row in rows}
+    for each in begun(store):
+        name = each.found.name
+        if not each.running and name not in finished:
+            click.echo(
+                f"{visible(name)}: {what(each.found)}, {size(each.found.size_bytes)}; quantizing it again goes on with "
+                f"it, `variants remove {visible(name)}` removes it",
+                err=True,
+            )
 
 
 @command.command("show")

@@ -87,6 +87,11 @@ def test_what_a_killed_job_left_is_named_and_counted(
     with Store.open(tmp_path / "runs.db") as store:
         for _ in range(2):
             store.start_run(checkpoint="demo", variant="one")
+    out, err = call("variants", "list")[1:]
+    assert "begun" not in out and err == (
+        "begun: never finished; 1 layer of it done, 1.0 kB; quantizing it again goes on with it, "
+        "`variants remove begun` removes it\n"
+    )
     monkeypatch.setattr("sys.stdin", Terminal("y\n"))
     code, out, err = call("variants", "remove", "one", "begun")
     assert code == 0
