@@ -144,12 +144,13 @@ def _check_samples(spec: dict[str, Any], info: CheckpointInfo, store: Store) -> 
     from core.evaluation.overlap import Evaluated
 
     tasks = spec["tasks"] or list(DEFAULT_TASKS)
-    given = spec["suites"] or TEXT in tasks
+    count = spec["samples"] or DEFAULT_SAMPLES
+    only_drawn = not spec["suites"] and TEXT not in tasks and tasks != [MIXED]
     sample_set(
         info.name,
         tasks,
         # Drawn ones need not all be drawn to know that they can be.
-        (spec["samples"] or DEFAULT_SAMPLES) if given else 1,
+        1 if only_drawn else count,
         spec["suites"],
         spec["seed"],
         evaluated=Evaluated(store),
