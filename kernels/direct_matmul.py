@@ -1,5 +1,5 @@
 # mypy: disallow-untyped-decorators=False, disallow-untyped-defs=False, disallow-incomplete-defs=False
-# mypy: disable-error-code="assignment,misc"
+# mypy: disable-error-code="assignment,misc,var-annotated"
 # ruff: noqa: SIM108
 """Few rows of activations, in Triton's Gluon dialect: weights go from memory into the registers that multiply.
 
@@ -8,6 +8,10 @@ shared memory, their addresses, barriers, and waiting for the kernel before. Her
 nibbles are its part of the matrix instruction's operand, sixteen bytes at a time, and has the first of them under
 way before the kernel before has ended. The warps of a program take blocks of K in turn; only their sums meet in
 shared memory, once.
+
+Where a program has much to read, the copy engine of a Hopper GPU brings most of it into shared memory. If that takes
+less than half of it and of the registers, the next kernel's programs read while this one's multiply, and memory does
+not rest.
 """
 
 from __future__ import annotations
@@ -16,73 +20,33 @@ import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 
-from kernels.decode import INT4, decode
+from kernels.decode import INT4
 from kernels.device_tiles import rows_at
+from kernels.few_rows import (
+    barrier,
+    copy,
+    finish,
+    operand,
+    row_constants,
+    sums_layout,
+    warp_sums,
+    weights_of,
+    words_layout,
+    x_layout,
+    x_operand,
+)
 
-# Triton 3.9 knows these by other names than 3.6.
-_barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
 _REINTERPRETS = gl.constexpr(hasattr(gl.shared_memory_descriptor, "reinterpret"))
 
 _FENCE = gl.constexpr("bar.warp.sync 0xffffffff;\nmov.b32 $0, $1;")
 
 
 @gluon.constexpr_function
-def _turns(first: int, end: int, axis: int) -> list[list[int]]:
-    """Bases of a layout of three dimensions: powers of two from ``first`` to under ``end`` along ``axis``."""
-    found = []
-    while first < end:
-        found.append([first if axis == i else 0 for i in range(3)])
-        first *= 2
-    return found
-
-
-@gluon.constexpr_function
 def _whole(count: int) -> int:
     """The power of two that is not under ``count``."""
     return 1 << (count - 1).bit_length()
-
-
-@gluon.constexpr_function
-def _words_layout(blocks: int, rows: int, warps: int) -> gl.DistributedLinearLayout:
-    """[blocks, rows, 16] words: a lane has four neighbours of each of rows g, g + 8, ...; a warp every ``warps``-th
-    block.
-    """
-    registers = [*_turns(1, 4, 2), *_turns(8, rows, 1), *_turns(warps, blocks, 0)]
-    lanes = [*_turns(4, 16, 2), *_turns(1, 8, 1)]
-    return gl.DistributedLinearLayout(registers, lanes, _turns(1, warps, 0), [], [blocks, rows, 16])
-
-
-@gluon.constexpr_function
-def _x_layout(blocks: int, rows: int, warps: int) -> gl.DistributedLinearLayout:
-    """[blocks, 16, rows] activations: a lane has four neighbouring columns of each of rows n, n + 8, ..."""
-    registers = [*_turns(1, 4, 1), *_turns(8, rows, 2), *_turns(warps, blocks, 0)]
-    lanes = [*_turns(4, 16, 1), *_turns(1, 8, 2)]
-    return gl.DistributedLinearLayout(registers, lanes, _turns(1, warps, 0), [], [blocks, 16, rows])
-
-
-@gluon.jit
-def _operand(nibble, A: gl.constexpr):
-    """A tile [BLOCKS, rows, 16] whose lanes have four neighbouring columns as the matrix instruction's operand,
-    whose lanes have two and two: the columns change their numbers, as those of ``_x_operand`` do, and nothing moves.
-    """
-    BLOCKS: gl.constexpr = nibble.shape[0]
-    ROWS: gl.constexpr = nibble.shape[1]
-    parted = nibble.reshape(BLOCKS, ROWS, 4, 2, 2).permute(0, 1, 3, 2, 4)
-    return gl.convert_layout(gl.reshape(parted, [BLOCKS, ROWS, 16]), A, assert_trivial=True)
-
-
-@gluon.jit
-def _x_operand(at, inside, EVEN: gl.constexpr, B: gl.constexpr):
-    """The activations at ``at`` [BLOCKS, 16, rows] as the other operand; zeros where they are not ``inside``."""
-    BLOCKS: gl.constexpr = at.shape[0]
-    ROWS: gl.constexpr = at.shape[2]
-    if EVEN:
-        x = gl.load(at)
-    else:
-        x = gl.load(at, mask=inside, other=0.0)
-    parted = x.reshape(BLOCKS, 4, 2, 2, ROWS).permute(0, 2, 1, 3, 4)
-    return gl.convert_layout(gl.reshape(parted, [BLOCKS, 16, ROWS]), B, assert_trivial=True)
 
 
 @gluon.jit
@@ -109,92 +73,114 @@ def _read(
 
 
 @gluon.jit
-def _weights(words, scales, FORMAT: gl.constexpr, DTYPE: gl.constexpr):
-    """The weights of the eight nibbles of ``words``, [BLOCKS, rows, 16] each."""
-    COUNT: gl.constexpr = len(scales)
-    s0 = gl.expand_dims(scales[0], 2)
-    s2 = gl.expand_dims(scales[COUNT // 4], 2)
-    s4 = gl.expand_dims(scales[COUNT // 2], 2)
-    s6 = gl.expand_dims(scales[3 * COUNT // 4], 2)
-    return decode(words, s0, s0, s2, s2, s4, s4, s6, s6, FORMAT, DTYPE, True)
+def _copied(codes_desc, scales_desc, bar, first, row, N, COUNT: gl.constexpr, COPIED: gl.constexpr):
+    """Start copying COPIED steps of a tile's words and scales, blocks ``first`` and up, into shared memory: of each
+    step the words and a tuple of scales.
+    """
+    BLOCKS: gl.constexpr = codes_desc.block_shape[0]
+    BLOCK_N: gl.constexpr = codes_desc.block_shape[1]
+    mbarrier.init(bar, count=1)
+    fence_async_shared()
+    mbarrier.expect(bar, COPIED * BLOCKS * BLOCK_N * (64 + 4 * COUNT))
+    steps = ()
+    for i in gl.static_range(COPIED):
+        words_s = gl.allocate_shared_memory(gl.int32, codes_desc.block_shape, codes_desc.layout)
+        copy(codes_desc, [first + i * BLOCKS, row, 0], bar, words_s)
+        scales_s = ()
+        for j in gl.static_range(COUNT):
+            part_s = gl.allocate_shared_memory(gl.int32, scales_desc.block_shape, scales_desc.layout)
+            copy(scales_desc, [first + i * BLOCKS, j * N + row], bar, part_s)
+            scales_s += (part_s,)
+        steps += ((words_s, scales_s),)
+    return steps
 
 
 @gluon.jit
-def _shared_row(x_ptr, begin, last, K, BLOCKS: gl.constexpr, STEPS: gl.constexpr, EVEN: gl.constexpr):
-    """The columns of the one row of activations that a program reads, [8 times a power of two, BLOCKS, 16]: those of a
-    step nibble by nibble, and zeros behind them.
+def _row_places(x_ptr, begin, last, K, BLOCKS: gl.constexpr, STEPS: gl.constexpr):
+    """Where the columns of one row of activations are that a program reads, those of a step nibble by nibble, and
+    whether there are such columns: [8 times a power of two, BLOCKS, 16] in one dimension.
     """
-    COUNT: gl.constexpr = _whole(STEPS)
-    SIZE: gl.constexpr = COUNT * BLOCKS * 128
+    SIZE: gl.constexpr = _whole(STEPS) * BLOCKS * 128
     WARPS: gl.constexpr = gl.num_warps()
     place = gl.arange(0, SIZE, gl.BlockedLayout([min(8, SIZE // (32 * WARPS))], [32], [WARPS], [0]))
     block = begin + place // (128 * BLOCKS) * BLOCKS + place // 16 % BLOCKS
     column = block * 128 + place // (16 * BLOCKS) % 8 * 16 + place % 16
-    if EVEN and COUNT == STEPS:
-        x = gl.load(x_ptr + column)
+    return x_ptr + column, (block < last) & (column < K)
+
+
+@gluon.jit
+def _shared_row(at, inside, BLOCKS: gl.constexpr, EVEN: gl.constexpr):
+    """The activations at ``at``, zeros where they are not ``inside``, in shared memory [*, BLOCKS, 16]."""
+    if EVEN:
+        x = gl.load(at)
     else:
-        x = gl.load(x_ptr + column, mask=(block < last) & (column < K), other=0.0)
+        x = gl.load(at, mask=inside, other=0.0)
+    SIZE: gl.constexpr = x.shape[0]
     x_s = gl.allocate_shared_memory(
-        x_ptr.dtype.element_ty, [8 * COUNT, BLOCKS, 16], gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
+        x.dtype, [SIZE // (16 * BLOCKS), BLOCKS, 16], gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
     )
     PLAIN: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     if _REINTERPRETS:
         x_s.reinterpret(x_s.dtype, [SIZE], PLAIN).store(x)
     else:
         x_s._reinterpret(x_s.dtype, [SIZE], PLAIN).store(x)
-    _barrier()
+    barrier()
     return x_s
 
 
 @gluon.jit
 def _multiply(
-    total, nibbles, x_ptr, x_s, step, first, last, columns, M, K, x_stride,
-    ONE: gl.constexpr, EVEN: gl.constexpr, X: gl.constexpr,
+    total, words, scales, x_ptr, x_s, step, first, last, columns, M, K, x_stride,
+    FORMAT: gl.constexpr, ONE: gl.constexpr, EVEN: gl.constexpr, X: gl.constexpr,
 ):  # fmt: skip
     """``total`` [BLOCKS, BLOCK_N, BLOCK_M] and the products of a step, of blocks ``first`` and up before ``last``."""
     BLOCKS: gl.constexpr = total.shape[0]
     MMA: gl.constexpr = total.type.layout
     A: gl.constexpr = gl.DotOperandLayout(0, MMA, 2)
     B: gl.constexpr = gl.DotOperandLayout(1, MMA, 2)
-    if ONE:
-        for i in gl.static_range(8):
-            x = x_s.index(step * 8 + i).load(gl.SliceLayout(2, X))
-            x = gl.reshape(x.reshape(BLOCKS, 4, 2, 2).permute(0, 2, 1, 3), [BLOCKS, 16])
-            x = gl.expand_dims(gl.convert_layout(x, gl.SliceLayout(2, B), assert_trivial=True), 2)
-            x = x.broadcast_to(BLOCKS, 16, total.shape[2])
-            total = mma_v2(_operand(nibbles[i], A), x, total)
-    else:
-        # Rows behind the last repeat it: computed and not stored.
-        row = gl.minimum(columns, M - 1).to(gl.int64) * x_stride
-        block = first + gl.arange(0, BLOCKS, gl.SliceLayout(1, gl.SliceLayout(2, X)))
-        inner = gl.arange(0, 16, gl.SliceLayout(0, gl.SliceLayout(2, X)))
-        column = block[:, None, None] * 128 + inner[None, :, None]
-        at = x_ptr + row[None, None, :] + column
-        for i in gl.static_range(8):
-            inside = (block < last)[:, None, None] & (column + 16 * i < K)
-            x = _x_operand(at + 16 * i, inside, EVEN, B)
-            total = mma_v2(_operand(nibbles[i], A), x, total)
+    DTYPE: gl.constexpr = x_ptr.dtype.element_ty
+    # Rows behind the last repeat it: computed and not stored.
+    row = gl.minimum(columns, M - 1).to(gl.int64) * x_stride
+    block = first + gl.arange(0, BLOCKS, gl.SliceLayout(1, gl.SliceLayout(2, X)))
+    inner = gl.arange(0, 16, gl.SliceLayout(0, gl.SliceLayout(2, X)))
+    column = block[:, None, None] * 128 + inner[None, :, None]
+    at = x_ptr + row[None, None, :] + column
+    for half in gl.static_range(2):
+        # By halves: the scales of all eight nibbles, made ready at once, would take registers from other programs.
+        weights = weights_of(words, scales, half, FORMAT, DTYPE)
+        for j in gl.static_range(4):
+            if ONE:
+                x = x_s.index(step * 8 + half * 4 + j).load(gl.SliceLayout(2, X))
+                x = gl.reshape(x.reshape(BLOCKS, 4, 2, 2).permute(0, 2, 1, 3), [BLOCKS, 16])
+                x = gl.expand_dims(gl.convert_layout(x, gl.SliceLayout(2, B), assert_trivial=True), 2)
+                x = x.broadcast_to(BLOCKS, 16, total.shape[2])
+            else:
+                inside = (block < last)[:, None, None] & (column + 64 * half + 16 * j < K)
+                x = x_operand(at + 64 * half + 16 * j, inside, EVEN, B)
+            total = mma_v2(operand(weights[j], A), x, total)
     return total
 
 
 @gluon.jit(do_not_specialize=["M", "SPLITS", "SHARE"])
 def direct_matmul(
-    x_ptr, codes_ptr, scales_ptr, factor_ptr, bias_ptr, out_ptr, partial_ptr, ticket_ptr, M, N, K, SPLITS, SHARE,
-    x_stride, out_stride,
+    x_ptr, codes_ptr, scales_ptr, codes_desc, scales_desc, factor_ptr, bias_ptr, out_ptr, partial_ptr,
+    ticket_ptr, M, N, K, SPLITS, SHARE, x_stride, out_stride,
     GROUP: gl.constexpr, FORMAT: gl.constexpr, REST: gl.constexpr, BIAS: gl.constexpr, SWIGLU: gl.constexpr,
     SPLIT: gl.constexpr, EVEN: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCKS: gl.constexpr,
-    STEPS: gl.constexpr, WHOLE: gl.constexpr, LOOP: gl.constexpr, ONE: gl.constexpr, OVERLAP: gl.constexpr,
+    STEPS: gl.constexpr, WHOLE: gl.constexpr, LOOP: gl.constexpr, COPIED: gl.constexpr,
+    ONE: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
     """out[M, N] = x W^T; grid (tiles of M, tiles of N, SPLITS), arguments as in ``matmul``.
 
     A program takes SHARE blocks of K in STEPS steps of BLOCKS, a power of two and at least one for each warp. WHOLE
     promises that the first so many steps are whole in every program, EVEN that all are. All steps are read before the
-    first is used or, with LOOP, one ahead of the one that is used. ONE: there is one row of activations, and it goes
-    through shared memory, so that no step waits for its part of it.
+    first is used, the last COPIED of them into shared memory, or, with LOOP, one ahead of the one that is used. ONE:
+    there is one row of activations, and it goes through shared memory, so that no step waits for its part of it.
+    ``codes_desc`` describes [blocks, N, 16] and ``scales_desc`` [blocks, all scale words of a block] if COPIED.
     """
     WARPS: gl.constexpr = gl.num_warps()
-    WORDS: gl.constexpr = _words_layout(BLOCKS, BLOCK_N, WARPS)
-    X: gl.constexpr = _x_layout(BLOCKS, BLOCK_M, WARPS)
+    WORDS: gl.constexpr = words_layout(BLOCKS, BLOCK_N, WARPS)
+    X: gl.constexpr = x_layout(BLOCKS, BLOCK_M, WARPS)
     MMA: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [WARPS, 1, 1], [1, 16, 8])
     PER_WORD: gl.constexpr = GROUP if FORMAT == INT4 else 64
     DTYPE: gl.constexpr = x_ptr.dtype.element_ty
@@ -205,9 +191,20 @@ def direct_matmul(
     begin = split * SHARE
     last = gl.minimum(begin + SHARE, gl.cdiv(K, 128))
     held = ()
-    for i in gl.static_range(1 if LOOP else STEPS):
+    HELD: gl.constexpr = STEPS - COPIED
+    for i in gl.static_range(1 if LOOP else HELD):
         first = begin + i * BLOCKS
         held += (_read(codes_ptr, scales_ptr, first, last, rows, N, K, PER_WORD, EVEN, BLOCKS, WORDS),)
+    copied = ()
+    if COPIED > 0:
+        bar = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+        first = begin + HELD * BLOCKS
+        copied = _copied(codes_desc, scales_desc, bar, first, tile * BLOCK_N, N, 128 // PER_WORD, COPIED)
+    SUMS: gl.constexpr = sums_layout(WARPS, BLOCK_N, BLOCK_M, SWIGLU)
+    OUT: gl.constexpr = gl.SliceLayout(0, SUMS)
+    factor, bias = row_constants(tile, factor_ptr, bias_ptr, N, REST, BIAS, SWIGLU, BLOCK_N, OUT)
+    if ONE:
+        at, inside = _row_places(x_ptr, begin, last, K, BLOCKS, STEPS)
     if OVERLAP:
         tl.extra.cuda.gdc_wait()
         # Not before: where many kernels wait at once, their programs fill the multiprocessors unevenly.
@@ -217,7 +214,9 @@ def direct_matmul(
     total = gl.zeros([BLOCKS, BLOCK_N, BLOCK_M], gl.float32, MMA)
     x_s = None
     if ONE:
-        x_s = _shared_row(x_ptr, begin, last, K, BLOCKS, STEPS, EVEN)
+        x_s = _shared_row(at, inside, BLOCKS, EVEN and _whole(STEPS) == STEPS)
+    elif COPIED > 0:
+        barrier()
     if LOOP:
         words, scales = held[0]
         for step in range(0, STEPS - 1):
@@ -226,34 +225,47 @@ def direct_matmul(
             ahead = _read(codes_ptr, scales_ptr, after, last, rows, N, K, PER_WORD, EVEN, BLOCKS, WORDS)
             # Left alone, the assembler moves these loads to where their registers are free: behind their use.
             gl.inline_asm_elementwise(_FENCE, "=r,r", [step], dtype=gl.int32, is_pure=False, pack=1)
-            weights = _weights(words, scales, FORMAT, DTYPE)
             total = _multiply(
-                total, weights, x_ptr, x_s, step, block, last, columns, M, K, x_stride, ONE, WHOLE >= STEPS - 1, X
+                total, words, scales, x_ptr, x_s, step, block, last, columns, M, K, x_stride,
+                FORMAT, ONE, WHOLE >= STEPS - 1, X,
             )  # fmt: skip
             words, scales = ahead
         step = STEPS - 1
-        weights = _weights(words, scales, FORMAT, DTYPE)
         total = _multiply(
-            total, weights, x_ptr, x_s, step, begin + step * BLOCKS, last, columns, M, K, x_stride, ONE, EVEN, X
+            total, words, scales, x_ptr, x_s, step, begin + step * BLOCKS, last, columns, M, K, x_stride,
+            FORMAT, ONE, EVEN, X,
         )  # fmt: skip
     else:
         for i in gl.static_range(STEPS):
-            weights = _weights(held[i][0], held[i][1], FORMAT, DTYPE)
+            if i < HELD:
+                words, scales = held[i]
+            else:
+                if i == HELD:
+                    mbarrier.wait(bar, 0)
+                words_s, scales_s = copied[i - HELD]
+                scales = ()
+                for j in gl.static_range(128 // PER_WORD):
+                    scales += (scales_s[j].load(gl.SliceLayout(2, WORDS)),)
+                words = words_s.load(WORDS)
             total = _multiply(
-                total, weights, x_ptr, x_s, i, begin + i * BLOCKS, last, columns, M, K, x_stride, ONE, i < WHOLE, X
+                total, words, scales, x_ptr, x_s, i, begin + i * BLOCKS, last, columns, M, K, x_stride,
+                FORMAT, ONE, i < WHOLE, X,
             )  # fmt: skip
-    result = gl.sum(total, 0)
-    OUT: gl.constexpr = gl.SliceLayout(0, MMA)
-    n = gl.arange(0, BLOCK_N, gl.SliceLayout(1, OUT))
-    m = gl.arange(0, BLOCK_M, gl.SliceLayout(0, OUT))
+    sums_s = gl.allocate_shared_memory(
+        gl.float32, [WARPS, BLOCK_N, BLOCK_M], gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0]), warp_sums(total)
+    )
+    barrier()
+    result = gl.sum(sums_s.load(SUMS), 0)
     final = True
     if SPLIT:
         SIZE: gl.constexpr = BLOCK_N * BLOCK_M
+        n = gl.arange(0, BLOCK_N, gl.SliceLayout(1, OUT))
+        m = gl.arange(0, BLOCK_M, gl.SliceLayout(0, OUT))
         slot = tile * gl.num_programs(0) + gl.program_id(0)
         part_ptr = partial_ptr + gl.cast(slot * SPLITS, gl.int64) * SIZE + (n[:, None] * BLOCK_M + m[None, :])
         gl.store(part_ptr + split * SIZE, result)
         # Every thread's part must be on its way before the one thread that draws the ticket releases it.
-        _barrier()
+        barrier()
         final = gl.atomic_add(ticket_ptr + slot, 1, sem="acq_rel", scope="gpu") == SPLITS - 1
         if final:
             # All parts in their order, whichever came last: the same sum every time. .cg: from the L2 cache, where
@@ -263,21 +275,4 @@ def direct_matmul(
                 result += gl.load(part_ptr + part * SIZE, cache_modifier=".cg")
             gl.store(ticket_ptr + slot, 0)
     if final:
-        weight_row = rows_at(tile, n, N, BLOCK_N, SWIGLU)
-        if REST != 1.0:
-            result = result * (gl.load(factor_ptr + weight_row) * REST)[:, None]
-        if BIAS:
-            result += gl.load(bias_ptr + weight_row).to(gl.float32)[:, None]
-        if SWIGLU:
-            gate, up = gl.split(result.reshape(2, BLOCK_N // 2, BLOCK_M).permute(1, 2, 0))
-            gated = gate / (1.0 + gl.exp(-gate)) * up
-            HALF: gl.constexpr = gated.type.layout
-            place = tile * (BLOCK_N // 2) + gl.arange(0, BLOCK_N // 2, gl.SliceLayout(1, HALF))
-            column = top + gl.arange(0, BLOCK_M, gl.SliceLayout(0, HALF))
-            at = out_ptr + column.to(gl.int64)[None, :] * out_stride + place[:, None]
-            gl.store(at, gated.to(DTYPE), mask=(place < N // 2)[:, None] & (column < M)[None, :])
-        else:
-            place = tile * BLOCK_N + n
-            column = top + m
-            at = out_ptr + column.to(gl.int64)[None, :] * out_stride + place[:, None]
-            gl.store(at, result.to(DTYPE), mask=(place < N)[:, None] & (column < M)[None, :])
+        finish(result, factor, bias, tile, top, out_ptr, M, N, out_stride, REST, BIAS, SWIGLU, DTYPE)
