@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.errors import UsageError
+from core.evaluation.baseline import BF16
 from core.evaluation.comparison import Comparison
 from core.evaluation.samples import ANSWERING, PERPLEXITY
 from core.store import columns
@@ -148,10 +149,10 @@ def _verdict(gate: Gate, comparison: Comparison) -> Verdict:
 def _missing(gate: Gate, first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     if gate.score in _OWN:
         return f"run {second['id']} has none, the truth of {second['suite']} is not known"
-    return (
-        f"not known of run {second['id']} against run {first['id']}, as it was not scored against its samples; "
-        f"evaluate {second['name']} with --baseline {first['id']}"
-    )
+    lacking = f"not known of run {second['id']} against run {first['id']}, as it was not scored against its samples; "
+    if first["recipe"] != BF16 or first["checkpoint"] != second["checkpoint"]:
+        return lacking + f"only a bf16 run of {second['checkpoint']} can be its baseline, compare it with one"
+    return lacking + f"evaluate {second['name']} with --baseline {first['id']}"
 
 
 def table(verdicts: Sequence[Verdict]) -> tuple[list[str], list[list[str]]]:

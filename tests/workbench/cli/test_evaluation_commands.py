@@ -132,6 +132,22 @@ def test_gates_that_cannot_be_judged(run: Any, stored: tuple[int, int], gate: st
     assert message in err
 
 
+def test_a_gate_asks_for_no_baseline_that_would_be_refused(
+    run: Any, stored: tuple[int, int], tmp_path: Path
+) -> None:
+    _, _, err = run("compare", "1", "2", "--gate", "top1=0.9")
+    assert "evaluate demo_int4-g64 with --baseline 1" in err
+    with Store.open(tmp_path / "runs.db") as store:
+        other = store.start_run(checkpoint="other", recipe="bf16", suite="set", task="x2t_image", samples=3)
+        for index in range(3):
+            store.add_output(other, index, sample_key=f"s{index}", task="x2t_image", text="1")
+        store.finish_run(other, "succeeded", 1.0)
+    code, _, err = run("compare", str(other), "2", "--gate", "top1=0.9")
+    assert code == 2
+    assert "--baseline" not in err
+    assert "only a bf16 run of demo can be its baseline" in err
+
+
 def test_compare_mistakes(run: Any, stored: tuple[int, int]) -> None:
     code, out, err = run("compare", "demo", "demo_int5")
     assert (code, out) == (2, "")
