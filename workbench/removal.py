@@ -56,7 +56,9 @@ def what(found: Removable) -> str:
 def refers(store: Store, found: Removable) -> str:
     """Who names it, and stays."""
     if found.kind == "variant":
-        runs = int(store.value("SELECT count(*) FROM runs WHERE variant = ?", (found.name,)))
+        runs = int(
+            store.value("SELECT count(*) FROM runs WHERE kind = 'evaluate' AND variant = ?", (found.name,))
+        )
         return (
             f"{_counted(runs, 'run')} of it stay{'s' * (runs == 1)}, with every output"
             if runs
