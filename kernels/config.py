@@ -32,9 +32,8 @@ class Config:
     ``matmul``: ``block_m`` x ``block_n`` outputs a program, K divided among ``splits`` programs and, inside
     one, taken ``blocks`` blocks at a time. With ``ahead`` a number it starts before the previous kernel has
     ended, where the device can, and asks for that many blocks of weights meanwhile. ``direct``:
-    ``direct_matmul`` with such tiles, all steps of a program read at once if they are no more than ``stages`` or, where
-    the device can, the last ``copied`` of them copied into shared memory; at most ``registers`` (0: any number) a
-    thread. ``hopper``: ``hopper_matmul`` with such tiles. ``expand``:
+    ``direct_matmul`` with such tiles, all steps of a program read at once if they are no more than ``stages``, and at
+    most ``registers`` (0: any number) a thread. ``hopper``: ``hopper_matmul`` with such tiles. ``expand``:
     ``chunk`` weight rows (0: all of them) at a time are decoded into scratch memory and multiplied by the vendor's
     library.
     """
@@ -49,7 +48,6 @@ class Config:
     ahead: int | None = None
     chunk: int = 0
     registers: int = 0
-    copied: int = 0
 
     @property
     def label(self) -> str:
@@ -61,8 +59,7 @@ class Config:
         shape = f"{self.block_m}x{self.block_n}x{self.blocks}"
         if self.kernel == "direct":
             most = f" r{self.registers}" if self.registers else ""
-            copied = f" c{self.copied}" if self.copied else ""
-            return f"direct {shape} w{self.warps} s{self.stages} k{self.splits}{copied}{most}"
+            return f"direct {shape} w{self.warps} s{self.stages} k{self.splits}{most}"
         ahead = "" if self.ahead is None else f" a{self.ahead}"
         return f"{self.kernel} {shape} w{self.warps} s{self.stages} k{self.splits}{ahead}"
 

@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from kernels import hopper
 from kernels.config import Config
 from kernels.decode import INT4, NVFP4, NVFP4_REST
 from kernels.decoder_triton import overlaps
 from kernels.tiles import BLOCK, TICKETS, TiledWeight
 
-# Rows of weight, blocks a step, warps, steps held at once, most registers of a thread (0: as the compiler likes),
-# steps copied into shared memory.
+# Rows of weight, blocks a step, warps, steps held at once, most registers of a thread (0: as the compiler likes).
 TILES = (
-    (16, 16, 4, 1, 0, 0),
-    (16, 16, 4, 1, 128, 0),
-    (16, 8, 4, 3, 128, 0),
-    (16, 8, 2, 2, 0, 0),
-    (16, 8, 4, 1, 0, 0),
-    (16, 8, 2, 1, 0, 0),
-    (16, 4, 1, 1, 0, 0),
-    (32, 8, 4, 1, 0, 0),
-    (32, 4, 2, 1, 0, 0),
-    (16, 8, 8, 1, 0, 8),
-    (16, 8, 8, 1, 128, 8),
+    (16, 16, 4, 1, 0),
+    (16, 16, 4, 1, 128),
+    (16, 8, 4, 3, 128),
+    (16, 8, 2, 2, 0),
+    (16, 8, 4, 1, 0),
+    (16, 8, 2, 1, 0),
+    (16, 4, 1, 1, 0),
+    (32, 8, 4, 1, 0),
+    (32, 4, 2, 1, 0),
 )
 
 MOST_ROWS = 16
@@ -45,30 +40,22 @@ def available(device: torch.device) -> bool:
     return nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def copies(device: torch.device) -> bool:
-    """Whether ``device`` can copy tiles into shared memory by itself."""
-    return hopper.available(device)
-
-
 def candidates(m: int, rows: int, columns: int, processors: int, device: torch.device) -> Iterator[Config]:
     """Configurations worth timing for ``m`` rows of activations and a weight [``rows``, ``columns``]."""
     if not available(device) or m > MOST_ROWS:
         return
     blocks = triton.cdiv(columns, BLOCK)
-    for block_n, step, warps, stages, registers, copied in TILES:
+    for block_n, step, warps, stages, registers in TILES:
         tiles = triton.cdiv(rows, block_n)
-        if copied and not copies(device):
-            continue
         for splits in (1, 2, 3, 4):
             share = triton.cdiv(blocks, splits)
             # Parts of K only where there are multiprocessors for them, and of steps that are mostly full.
             if splits > 1 and (tiles * splits > 4 * processors or share < 16):
                 continue
-            # Copying pays where there is much to copy.
-            if triton.cdiv(share, step) * step <= 1.25 * share and share >= step * copied:
+            if triton.cdiv(share, step) * step <= 1.25 * share:
                 yield Config(
                     "direct", max(8, triton.next_power_of_2(m)), block_n, step, warps, stages, splits,
-                    registers=registers, copied=copied,
+                    registers=registers,
                 )  # fmt: skip
 
 
@@ -84,34 +71,6 @@ class Division:
     """What ``direct_matmul`` is compiled for."""
 
 
-def _addressable(weight: TiledWeight, gated: bool) -> bool:
-    """Whether the copy engine can address a tile's words and scales: blocks are whole and rows lie together."""
-    return weight.columns % BLOCK == 0 and weight.rows % 4 == 0 and not gated
-
-
-def _descriptors(weight: TiledWeight, config: Config) -> tuple[Any, Any]:
-    """``weight``'s words and scales for the copy engine, by the tiles of a step."""
-    from triton.experimental.gluon.language import NVMMASharedLayout
-    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
-
-    blocks, words = weight.columns // BLOCK, weight.scales.numel() * BLOCK // weight.columns
-    codes = TensorDescriptor(
-        weight.codes,
-        [blocks, weight.rows, 16],
-        [weight.rows * 16, 16, 1],
-        [config.blocks, config.block_n, 16],
-        NVMMASharedLayout(64, 32, 3),
-    )
-    scales = TensorDescriptor(
-        weight.scales,
-        [blocks, words],
-        [words, 1],
-        [config.blocks, config.block_n],
-        NVMMASharedLayout(min(128, 4 * config.block_n), 32, 2),
-    )
-    return codes, scales
-
-
 def division(weight: TiledWeight, config: Config, gated: bool, m: int) -> Division:
     """How ``config`` divides ``weight`` and ``m`` rows of activations."""
     tiles = triton.cdiv(weight.rows // 2 if gated else weight.rows, config.block_n // (1 + gated))
@@ -120,14 +79,12 @@ def division(weight: TiledWeight, config: Config, gated: bool, m: int) -> Divisi
     share = triton.cdiv(blocks, config.splits) if tiles * across <= TICKETS else blocks
     splits = triton.cdiv(blocks, share)
     steps = triton.cdiv(share, config.blocks)
-    copied = min(config.copied, steps) if _addressable(weight, gated) else 0
     constants = {
         "SPLIT": splits > 1,
         "EVEN": weight.columns % (BLOCK * share) == 0 and share % config.blocks == 0,
         "STEPS": steps,
         "WHOLE": (weight.columns // BLOCK - (splits - 1) * share) // config.blocks,
-        "LOOP": not copied and steps > config.stages,
-        "COPIED": copied,
+        "LOOP": steps > config.stages,
     }
     return Division((across, tiles, splits), share, constants)
 
@@ -139,8 +96,6 @@ def launch_direct(
     from kernels.direct_matmul import direct_matmul
 
     m, n, k = x.shape[0], weight.rows, weight.columns
-    if not copies(x.device):
-        config = replace(config, copied=0)
     divided = division(weight, config, gated, m)
     # An argument that the configuration leaves unread still needs a pointer.
     partial = weight.tickets
@@ -149,12 +104,10 @@ def launch_direct(
         partial = torch.empty(size, dtype=torch.float32, device=x.device)
     integers = weight.factors is None
     early = overlaps(x.device)
-    described = _descriptors(weight, config) if divided.constants["COPIED"] else (None, None)
     direct_matmul[divided.grid](
         x,
         weight.codes,
         weight.scales,
-        *described,
         weight.scales if integers else weight.factors,
         x if bias is None else bias,
         out,

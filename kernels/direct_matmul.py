@@ -8,10 +8,6 @@ shared memory, their addresses, barriers, and waiting for the kernel before. Her
 nibbles are its part of the matrix instruction's operand, sixteen bytes at a time, and has the first of them under
 way before the kernel before has ended. The warps of a program take blocks of K in turn; only their sums meet in
 shared memory, once.
-
-Where a program has much to read, the copy engine of a Hopper GPU brings most of it into shared memory. If that takes
-less than half of it and of the registers, the next kernel's programs read while this one's multiply, and memory does
-not rest.
 """
 
 from __future__ import annotations
@@ -20,13 +16,10 @@ import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 
 from kernels.decode import INT4
 from kernels.device_tiles import rows_at
-from kernels.few_rows import (
-    barrier,
-    copy,
+from kernels.direct_parts import (
     finish,
     operand,
     row_constants,
@@ -37,6 +30,7 @@ from kernels.few_rows import (
     x_layout,
     x_operand,
 )
+from kernels.gluon_names import barrier
 
 _REINTERPRETS = gl.constexpr(hasattr(gl.shared_memory_descriptor, "reinterpret"))
 
@@ -70,29 +64,6 @@ def _read(
             index = gl.minimum(index, gl.cdiv(K, PER_WORD) - 1)
         scales += (gl.load(scales_ptr + index[:, None] * N + rows[None, :]),)
     return words, scales
-
-
-@gluon.jit
-def _copied(codes_desc, scales_desc, bar, first, row, N, COUNT: gl.constexpr, COPIED: gl.constexpr):
-    """Start copying COPIED steps of a tile's words and scales, blocks ``first`` and up, into shared memory: of each
-    step the words and a tuple of scales.
-    """
-    BLOCKS: gl.constexpr = codes_desc.block_shape[0]
-    BLOCK_N: gl.constexpr = codes_desc.block_shape[1]
-    mbarrier.init(bar, count=1)
-    fence_async_shared()
-    mbarrier.expect(bar, COPIED * BLOCKS * BLOCK_N * (64 + 4 * COUNT))
-    steps = ()
-    for i in gl.static_range(COPIED):
-        words_s = gl.allocate_shared_memory(gl.int32, codes_desc.block_shape, codes_desc.layout)
-        copy(codes_desc, [first + i * BLOCKS, row, 0], bar, words_s)
-        scales_s = ()
-        for j in gl.static_range(COUNT):
-            part_s = gl.allocate_shared_memory(gl.int32, scales_desc.block_shape, scales_desc.layout)
-            copy(scales_desc, [first + i * BLOCKS, j * N + row], bar, part_s)
-            scales_s += (part_s,)
-        steps += ((words_s, scales_s),)
-    return steps
 
 
 @gluon.jit
@@ -163,20 +134,18 @@ def _multiply(
 
 @gluon.jit(do_not_specialize=["M", "SPLITS", "SHARE"])
 def direct_matmul(
-    x_ptr, codes_ptr, scales_ptr, codes_desc, scales_desc, factor_ptr, bias_ptr, out_ptr, partial_ptr,
-    ticket_ptr, M, N, K, SPLITS, SHARE, x_stride, out_stride,
+    x_ptr, codes_ptr, scales_ptr, factor_ptr, bias_ptr, out_ptr, partial_ptr, ticket_ptr, M, N, K, SPLITS, SHARE,
+    x_stride, out_stride,
     GROUP: gl.constexpr, FORMAT: gl.constexpr, REST: gl.constexpr, BIAS: gl.constexpr, SWIGLU: gl.constexpr,
     SPLIT: gl.constexpr, EVEN: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCKS: gl.constexpr,
-    STEPS: gl.constexpr, WHOLE: gl.constexpr, LOOP: gl.constexpr, COPIED: gl.constexpr,
-    ONE: gl.constexpr, OVERLAP: gl.constexpr,
+    STEPS: gl.constexpr, WHOLE: gl.constexpr, LOOP: gl.constexpr, ONE: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
     """out[M, N] = x W^T; grid (tiles of M, tiles of N, SPLITS), arguments as in ``matmul``.
 
     A program takes SHARE blocks of K in STEPS steps of BLOCKS, a power of two and at least one for each warp. WHOLE
     promises that the first so many steps are whole in every program, EVEN that all are. All steps are read before the
-    first is used, the last COPIED of them into shared memory, or, with LOOP, one ahead of the one that is used. ONE:
-    there is one row of activations, and it goes through shared memory, so that no step waits for its part of it.
-    ``codes_desc`` describes [blocks, N, 16] and ``scales_desc`` [blocks, all scale words of a block] if COPIED.
+    first is used or, with LOOP, one ahead of the one that is used. ONE: there is one row of activations, and it goes
+    through shared memory, so that no step waits for its part of it.
     """
     WARPS: gl.constexpr = gl.num_warps()
     WORDS: gl.constexpr = words_layout(BLOCKS, BLOCK_N, WARPS)
@@ -191,15 +160,9 @@ def direct_matmul(
     begin = split * SHARE
     last = gl.minimum(begin + SHARE, gl.cdiv(K, 128))
     held = ()
-    HELD: gl.constexpr = STEPS - COPIED
-    for i in gl.static_range(1 if LOOP else HELD):
+    for i in gl.static_range(1 if LOOP else STEPS):
         first = begin + i * BLOCKS
         held += (_read(codes_ptr, scales_ptr, first, last, rows, N, K, PER_WORD, EVEN, BLOCKS, WORDS),)
-    copied = ()
-    if COPIED > 0:
-        bar = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-        first = begin + HELD * BLOCKS
-        copied = _copied(codes_desc, scales_desc, bar, first, tile * BLOCK_N, N, 128 // PER_WORD, COPIED)
     SUMS: gl.constexpr = sums_layout(WARPS, BLOCK_N, BLOCK_M, SWIGLU)
     OUT: gl.constexpr = gl.SliceLayout(0, SUMS)
     factor, bias = row_constants(tile, factor_ptr, bias_ptr, N, REST, BIAS, SWIGLU, BLOCK_N, OUT)
@@ -215,8 +178,6 @@ def direct_matmul(
     x_s = None
     if ONE:
         x_s = _shared_row(at, inside, BLOCKS, EVEN and _whole(STEPS) == STEPS)
-    elif COPIED > 0:
-        barrier()
     if LOOP:
         words, scales = held[0]
         for step in range(0, STEPS - 1):
@@ -237,16 +198,7 @@ def direct_matmul(
         )  # fmt: skip
     else:
         for i in gl.static_range(STEPS):
-            if i < HELD:
-                words, scales = held[i]
-            else:
-                if i == HELD:
-                    mbarrier.wait(bar, 0)
-                words_s, scales_s = copied[i - HELD]
-                scales = ()
-                for j in gl.static_range(128 // PER_WORD):
-                    scales += (scales_s[j].load(gl.SliceLayout(2, WORDS)),)
-                words = words_s.load(WORDS)
+            words, scales = held[i]
             total = _multiply(
                 total, words, scales, x_ptr, x_s, i, begin + i * BLOCKS, last, columns, M, K, x_stride,
                 FORMAT, ONE, i < WHOLE, X,

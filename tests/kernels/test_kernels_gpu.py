@@ -75,8 +75,6 @@ def test_shapes_that_fill_no_whole_tile(dtype: torch.dtype, weight: StoredWeight
         Config("direct", 8, 32, 2, 2, 4, 2),
         Config("direct", 16, 16, 4, 4, 1, 3),
         Config("direct", 8, 64, 8, 8, 1),
-        Config("direct", 8, 16, 8, 8, 1, copied=8),
-        Config("direct", 16, 32, 8, 4, 1, 2, copied=1),
         Config("matmul", 8, 16, 1, 1, 4, 2),
         Config("matmul", 8, 32, 1, 2, 4, 5),
         Config("matmul", 8, 128, 1, 8, 4),
@@ -161,7 +159,6 @@ def test_a_captured_graph_splits_k_again_at_every_replay(config: Config) -> None
     [
         Config("direct", 8, 16, 8, 4, 1),
         Config("direct", 8, 16, 4, 2, 2, 2),
-        Config("direct", 8, 16, 8, 8, 1, copied=8),
         Config("matmul", 8, 16, 4, 4, 3, ahead=16),
         Config("matmul", 8, 32, 1, 2, 4, 4, ahead=2),
         Config("matmul", 16, 64, 1, 4, 3, 8, ahead=0),

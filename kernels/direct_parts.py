@@ -1,25 +1,20 @@
 # mypy: disallow-untyped-decorators=False, disallow-untyped-defs=False, disallow-incomplete-defs=False
 # mypy: disable-error-code="assignment,misc"
 # ruff: noqa: SIM108
-"""What the kernels for few rows of activations share, in Triton's Gluon dialect.
+"""Parts of ``direct_matmul``: where words and activations lie in registers, and the end of a tile.
 
-Words of a ``TiledWeight`` lie in registers such that, decoded, they are the operand of a matrix instruction: every
-lane has four neighbouring words of a block's row, so that it reads them as sixteen bytes. The columns of a block
-change their numbers by that, and those of the activations with them.
+Words of a ``TiledWeight`` lie such that, decoded, they are the operand of a matrix instruction: every lane has four
+neighbouring words of a block's row, so that it reads them as sixteen bytes. The columns of a block change their
+numbers by that, and those of the activations with them.
 """
 
 from __future__ import annotations
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import tma
 
 from kernels.decode import decode_half
 from kernels.device_tiles import rows_at
-
-# Triton 3.9 knows these by other names than 3.6.
-barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
-copy = tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_to_shared
 
 
 @gluon.constexpr_function
