@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parent / "tuned"
 HOPPER = "NVIDIA H100 80GB HBM3"
 """The device that is shipped for its kind."""
 
-Kernel = Literal["direct", "matmul", "hopper", "expand"]
+Kernel = Literal["direct", "early", "matmul", "hopper", "expand"]
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Config:
     one, taken ``blocks`` blocks at a time. With ``ahead`` a number it starts before the previous kernel has
     ended, where the device can, and asks for that many blocks of weights meanwhile. ``direct``:
     ``direct_matmul`` with such tiles, all steps of a program read at once if they are no more than ``stages``, and at
-    most ``registers`` (0: any number) a thread. ``hopper``: ``hopper_matmul`` with such tiles. ``expand``:
-    ``chunk`` weight rows (0: all of them) at a time are decoded into scratch memory and multiplied by the vendor's
-    library.
+    most ``registers`` (0: any number) a thread. ``early``: ``early_matmul`` with such tiles, ``blocks`` blocks of K a
+    program. ``hopper``: ``hopper_matmul`` with such tiles. ``expand``: ``chunk`` weight rows (0: all of them) at a
+    time are decoded into scratch memory and multiplied by the vendor's library.
     """
 
     kernel: Kernel
@@ -54,6 +54,8 @@ class Config:
         """For tables, for example ``matmul 16x64x1 w4 s4 k2 a16``."""
         if self.kernel == "expand":
             return f"expand {self.chunk or 'all'}"
+        if self.kernel == "early":
+            return f"early {self.block_m}x{self.block_n}x{self.blocks} k{self.splits}"
         if self.kernel == "hopper":
             return f"hopper {self.block_m}x{self.block_n} w{self.warps} s{self.stages} k{self.splits}"
         shape = f"{self.block_m}x{self.block_n}x{self.blocks}"

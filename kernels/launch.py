@@ -13,6 +13,8 @@ from kernels.decode import INT4, NVFP4, NVFP4_REST
 from kernels.decoder_ops import swiglu
 from kernels.decoder_triton import chain, overlaps
 from kernels.direct import launch_direct
+from kernels.early import fits as fits_early
+from kernels.early import launch_early
 from kernels.expand import expand
 from kernels.hopper import fits, launch_hopper
 from kernels.matmul import matmul
@@ -69,6 +71,8 @@ def launch(
         if gated:
             both = torch.empty(m, n, dtype=x.dtype, device=x.device)
             return swiglu(launch(x, weight, bias, config, out=both), out)
+        if config.kernel == "early" and fits_early(x, weight, config, out):
+            return launch_early(x, weight, bias, config, out)
         if config.kernel == "hopper" and fits(x, out):
             return launch_hopper(x, weight, bias, config, out)
         return _through_scratch(x, weight, bias, config, out)

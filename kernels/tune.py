@@ -20,6 +20,7 @@ from torch import Tensor
 from kernels.config import Config, Entry, read_tuned, tuned_file, tuned_text
 from kernels.decoder_triton import overlaps
 from kernels.direct import candidates as direct_candidates
+from kernels.early import candidates as early_candidates
 from kernels.hopper import candidates as hopper_candidates
 from kernels.launch import launch
 from kernels.processes import failures
@@ -76,6 +77,7 @@ def candidates(m: int, rows: int, columns: int, processors: int) -> Iterator[Con
         for parts in (1, 2, 4) if rows > 8192 else (1,):
             yield Config("expand", chunk=0 if parts == 1 else -(-rows // parts // 256) * 256)
     yield from direct_candidates(m, rows, columns, processors, device)
+    yield from early_candidates(m, rows, columns, processors, device)
     if m >= 32:
         yield from hopper_candidates(m, rows, columns, processors, device)
     if m > 2304:
@@ -118,8 +120,8 @@ class Case:
 
     def trial(self, format: str, config: Config) -> Trial:  # noqa: A002
         """What shows whether ``config`` is right for the case, and has its kernel compiled."""
-        if config.kernel == "direct":
-            # Its steps are compiled in.
+        if config.kernel in ("direct", "early"):
+            # Their steps are compiled in.
             return Trial(format, config, self.gated, self.columns)
         # In how many parts and how much ahead is no matter of compilation; whether all steps are whole is.
         even = self.columns % (BLOCK * config.blocks) == 0

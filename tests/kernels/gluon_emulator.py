@@ -126,6 +126,29 @@ class Sum:
         self.value = value
 
 
+class Products:
+    """Asynchronous products of matrices: none happens before it is waited for."""
+
+    def __init__(self) -> None:
+        self.pending: list[Callable[[], None]] = []
+
+    def multiply(self, a: Tensor, b: Shared, total: Any, use_acc: bool = True, is_async: bool = False) -> Sum:
+        into = total if isinstance(total, Sum) else Sum(total)
+
+        def work() -> None:
+            into.value = tile((into.value if use_acc else 0) + np.asarray(a) @ b.data)
+
+        self.pending.append(work)
+        return into
+
+    def finish(self, outstanding: int, deps: tuple[Sum, ...]) -> Any:
+        while len(self.pending) > outstanding:
+            self.pending.pop(0)()
+        if len(deps) > 1:
+            return deps
+        return deps[0] if outstanding else deps[0].value
+
+
 class Memory:
     """Flat memory behind a pointer; a pointer plus indices is what is loaded from or stored to."""
 
@@ -170,7 +193,7 @@ class Emulator:
     """One program of a launch, its two kinds of warps as two threads."""
 
     def __init__(self, program: int, programs: int, format: int) -> None:  # noqa: A002
-        self.pending: list[Callable[[], None]] = []
+        self.products = Products()
         self.stores: list[Callable[[], None]] = []
         cuda = types.SimpleNamespace(gdc_wait=lambda: None, gdc_launch_dependents=lambda: None)
         constant = types.SimpleNamespace
@@ -201,7 +224,8 @@ class Emulator:
             "tl": types.SimpleNamespace(extra=types.SimpleNamespace(cuda=cuda)), "gl": gl,
             "gluon": types.SimpleNamespace(jit=lambda fn=None, **options: fn if fn else lambda f: f),
             "mbarrier": mbarrier, "tma": tma, "fence_async_shared": lambda: None, "INT4": 0,
-            "warpgroup_mma": self.multiply, "warpgroup_mma_wait": self.finish, "decode_half": decode_half_of(format),
+            "warpgroup_mma": self.products.multiply, "warpgroup_mma_wait": self.products.finish,
+            "decode_half": decode_half_of(format),
         }  # fmt: skip
         exec(compile(source(), str(module.__file__), "exec"), self.names)
 
@@ -228,22 +252,6 @@ class Emulator:
         before = int(pointer.array[pointer.at])
         pointer.array[pointer.at] += value
         return before
-
-    def multiply(self, a: Tensor, b: Shared, total: Any, use_acc: bool = True, is_async: bool = False) -> Sum:
-        into = total if isinstance(total, Sum) else Sum(total)
-
-        def work() -> None:
-            into.value = tile((into.value if use_acc else 0) + np.asarray(a) @ b.data)
-
-        self.pending.append(work)
-        return into
-
-    def finish(self, outstanding: int, deps: tuple[Sum, ...]) -> Any:
-        while len(self.pending) > outstanding:
-            self.pending.pop(0)()
-        if len(deps) > 1:
-            return deps
-        return deps[0] if outstanding else deps[0].value
 
     def store_wait(self, pendings: int) -> None:
         while len(self.stores) > pendings:
@@ -293,5 +301,5 @@ def run(
             m, n, k, splits, GROUP=weight.group, FORMAT=int(floats), REST=256.0 if floats else 1.0,
             BIAS=bias is not None, SPLIT=splits > 1, BLOCK_M=block_m, BLOCK_N=block_n, STAGES=stages,
         )  # fmt: skip
-        assert not emulator.pending and not emulator.stores
+        assert not emulator.products.pending and not emulator.stores
     return torch.from_numpy(out)

@@ -11,6 +11,7 @@ from kernels.linear import linear, path, prepare
 from kernels.samples import exact, int4, nvfp4, relative_error
 
 SMALL, LARGE, OTHER = Config("matmul", 8, 32, 4), Config("matmul", 16, 64), Config("expand", chunk=512)
+EARLY = Config("early", 32, 64, 4, 4, 1, 4)
 
 
 def entry(config: Config, m: int, rows: int = 2048, kind: str = "int4-g64", gated: bool = False) -> Entry:
@@ -18,7 +19,7 @@ def entry(config: Config, m: int, rows: int = 2048, kind: str = "int4-g64", gate
 
 
 def test_results_survive_their_file(tmp_path: Path) -> None:
-    entries = (entry(SMALL, 1), entry(OTHER, 1024, 22016, "nvfp4", True))
+    entries = (entry(SMALL, 1), entry(OTHER, 1024, 22016, "nvfp4", True), entry(EARLY, 32))
     file = tuned_file("NVIDIA H100 80GB HBM3", tmp_path)
     assert file.name == "NVIDIA_H100_80GB_HBM3.json"
     assert read_tuned(file) == ()
@@ -97,6 +98,7 @@ def test_a_label_says_what_sets_a_configuration_apart_and_nothing_else() -> None
         Config("matmul", 8, 32, 1, 2, 4, 8, ahead=2): "matmul 8x32x1 w2 s4 k8 a2",
         Config("direct", 8, 16, 16, 4, 1, 3): "direct 8x16x16 w4 s1 k3",
         Config("direct", 8, 16, 8, 4, 3, registers=128): "direct 8x16x8 w4 s3 k1 r128",
+        EARLY: "early 32x64x4 k4",
         Config("hopper", 64, 64, 1, 4, 6, 2): "hopper 64x64 w4 s6 k2",
         Config("expand", chunk=512): "expand 512",
     }

@@ -75,6 +75,8 @@ def test_shapes_that_fill_no_whole_tile(dtype: torch.dtype, weight: StoredWeight
         Config("direct", 8, 32, 2, 2, 4, 2),
         Config("direct", 16, 16, 4, 4, 1, 3),
         Config("direct", 8, 64, 8, 8, 1),
+        Config("early", 16, 64, 4, 4, 1, 2),
+        Config("early", 32, 64, 3, 4, 1, 3),
         Config("matmul", 8, 16, 1, 1, 4, 2),
         Config("matmul", 8, 32, 1, 2, 4, 5),
         Config("matmul", 8, 128, 1, 8, 4),
@@ -133,7 +135,15 @@ def test_fused_nvfp4_with_global_scales_of_its_own_per_part() -> None:
     check(moved(concatenate_nvfp4(parts), "cuda"), (1, 64, 700), torch.bfloat16)
 
 
-@pytest.mark.parametrize("config", [Config("matmul", 8, 64, 1, 4, 3, 8), Config("direct", 8, 16, 2, 2, 1, 4)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config("matmul", 8, 64, 1, 4, 3, 8),
+        Config("direct", 8, 16, 2, 2, 1, 4),
+        Config("early", 16, 64, 4, 4, 1, 4),
+    ],
+    ids=lambda config: config.kernel,
+)
 def test_a_captured_graph_splits_k_again_at_every_replay(config: Config) -> None:
     stored = moved(int4(512, 2048, 64, False, 3), "cuda")
     tiled = tile(stored)
@@ -159,6 +169,8 @@ def test_a_captured_graph_splits_k_again_at_every_replay(config: Config) -> None
     [
         Config("direct", 8, 16, 8, 4, 1),
         Config("direct", 8, 16, 4, 2, 2, 2),
+        Config("early", 16, 64, 4, 4, 1, 2),
+        Config("early", 32, 64, 6, 4, 1, 2),
         Config("matmul", 8, 16, 4, 4, 3, ahead=16),
         Config("matmul", 8, 32, 1, 2, 4, 4, ahead=2),
         Config("matmul", 16, 64, 1, 4, 3, 8, ahead=0),

@@ -65,6 +65,24 @@ def test_every_tile_gives_the_product_when_programs_take_one_and_when_they_take_
     check(nvfp4(4624, 400, 4), 1023, config)
 
 
+@pytest.mark.parametrize("share", [1, 4, 6, 9])
+@pytest.mark.parametrize("block_m", [16, 32, 64])
+def test_a_weight_decoded_early_gives_the_product_whatever_is_behind_the_last_block_and_row(
+    block_m: int, share: int
+) -> None:
+    config = Config("early", block_m, 64, share, 4)
+    for m in (1, 33, 100):
+        check(int4(592, 1088, 64, False, 1), m, config)
+    check(nvfp4(600, 1040, 4), 64, config, bias=True)
+
+
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_every_group_and_dtype_decoded_early(group: int, dtype: torch.dtype) -> None:
+    check(int4(600, 1152, group, group == 128, 1), 20, Config("early", 32, 64, 5, 4), dtype, bias=True)
+    check(nvfp4(600, 1040, 3), 20, Config("early", 32, 64, 5, 4), dtype, bias=True)
+
+
 @pytest.mark.parametrize("group", [32, 64, 128])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 def test_every_group_and_dtype(group: int, dtype: torch.dtype) -> None:
@@ -73,12 +91,14 @@ def test_every_group_and_dtype(group: int, dtype: torch.dtype) -> None:
     check(nvfp4(600, 1040, 3), 257, hopper(TILES[1], 2), dtype, bias=True)
 
 
-def test_what_the_copy_engine_cannot_address_takes_another_path() -> None:
+@pytest.mark.parametrize("kernel", ["hopper", "early"])
+def test_what_the_copy_engine_cannot_address_takes_another_path(kernel: str) -> None:
     wide = draw(300, 867)
     x = wide[:, 1:865]
     assert not fits(x, x)
     weight = moved(int4(531, 864, 32, False, 1), "cuda")
-    found = launch(x, tile(weight), None, hopper(TILES[0], 1))
+    config = hopper(TILES[0], 1) if kernel == "hopper" else Config("early", 64, 64, 4, 4, 1, 2)
+    found = launch(x, tile(weight), None, config)
     assert relative_error(found, exact(x, weight, None)) < 4e-3
 
 
