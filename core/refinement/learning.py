@@ -1,8 +1,8 @@
 """Learning gains by Adam on part of the samples; the samples held out say which of them, if any, are kept.
 
 The understanding expert is learned by the KL of next tokens, the generation expert by the error of velocities. Adam's
-steps do not depend on a loss's size, so one rate serves both. What is unlike any
-sample, such as a token that none of them uses, is not judged and may get worse.
+steps do not depend on a loss's size, so one rate serves both. What is unlike any sample, such as a token that none of
+them uses, is not judged and may get worse.
 """
 
 from __future__ import annotations
