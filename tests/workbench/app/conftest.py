@@ -52,9 +52,9 @@ class Screen:
         return self.text()
 
     async def until(self, text: str, seconds: float = 10.0) -> str:
-        """Wait until ``text`` is on screen."""
+        """Wait until ``text`` is on screen, in one line or broken into several."""
         for _ in range(int(seconds / 0.05)):
-            if text in (shown := await self.settle()):
+            if " ".join(text.split()) in " ".join((shown := await self.settle()).split()):
                 return shown
             await self.pilot.pause(0.05)
         raise AssertionError(f"{text!r} did not appear in\n{self.text()}")
