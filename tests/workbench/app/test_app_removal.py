@@ -100,9 +100,7 @@ async def test_what_a_killed_job_left_is_a_row_and_can_be_removed(open_app: Any,
         row = next(line for line in shown.splitlines() if BEGUN in line)
         assert "never finished" in row and "500 B" in row
         assert f"{BEGUN}: not finished" in await screen.press("v")
-        assert "500 B; never finished; 1 layer of it done; no run of it" in words(
-            await screen.press("x")
-        )
+        assert "500 B; never finished; 1 layer of it done; no run of it" in words(await screen.press("x"))
         await screen.press("j", "enter")
         shown = await screen.until(f"{BEGUN} removed (never finished; 1 layer of it done), 500 B freed")
         assert "2 variants, 1 calibration" in shown
