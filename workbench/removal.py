@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from core import removal
 from core.removal import Removable
@@ -32,7 +33,8 @@ def begun(store: Store) -> list[Begun]:
             "ORDER BY id DESC LIMIT 1",
             (found.name,),
         )
-        row = made[0] if made else {"checkpoint": None, "recipe": None, "bits": None, "state": "lost"}
+        row: dict[str, Any] = {"checkpoint": None, "recipe": None, "bits": None, "state": "lost"}
+        row |= made[0] if made else {}
         running = row["state"] == "running"
         result.append(Begun(found, row["checkpoint"], row["recipe"], row["bits"], running))
     return result
