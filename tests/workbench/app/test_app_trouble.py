@@ -16,12 +16,12 @@ async def test_what_the_system_refuses_is_one_line_and_the_app_goes_on(
     open_app: Any, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
-        raise PermissionError(13, "Permission denied", "/root/variants")
+        raise PermissionError(13, "Permission denied", "/closed/variants")
 
     monkeypatch.setattr(removal, "find", refuse)
     async with open_app(database) as screen:
         await screen.press("4", "G")
-        assert "✗ /root/variants: Permission denied" in await screen.press("x")
+        assert "✗ /closed/variants: Permission denied" in await screen.press("x")
         assert "Help" in await screen.press("question_mark")
 
 
@@ -66,8 +66,8 @@ async def test_a_path_that_may_not_be_looked_at_is_a_fault_of_its_field(
     async with open_app(database) as screen:
         await screen.press("n")
         monkeypatch.setattr("core.checkpoints.resolve", refuse)
-        await screen.press("tab", *"/root/x")
-        assert "/root/x: Permission denied" in " ".join((await screen.press("ctrl+s")).split())
+        await screen.press("tab", *"/closed/x")
+        assert "/closed/x: Permission denied" in " ".join((await screen.press("ctrl+s")).split())
         assert "New job" in screen.text()
         await screen.press("escape")
         assert "New job" in await screen.press("n")

@@ -52,7 +52,7 @@ def test_a_folder_that_is_gone_is_said(tmp_path: Path) -> None:
 
 
 def test_what_the_system_refuses_names_the_file() -> None:
-    assert of_system(PermissionError(13, "Permission denied", "/root/x")) == "/root/x: Permission denied"
+    assert of_system(PermissionError(13, "Permission denied", "/closed/x")) == "/closed/x: Permission denied"
     assert of_system(OSError(28, "No space left on device")) is None
 
 
