@@ -147,6 +147,8 @@ class WorkbenchApp(App[None]):
         self.set_timer(POLL_BUSY_S if self.active_jobs else POLL_IDLE_S, self._poll)
 
     def _poll(self) -> None:
+        if not self.screen_stack:
+            return  # the app is being left: no screen is there to be told
         with self.guarded():
             self.look_again()
         self._poll_later()

@@ -110,3 +110,13 @@ async def test_names_with_brackets_are_names_everywhere(open_app: Any, tmp_path:
         assert f"{name}_int4" in await screen.press("x")
         assert f"{name}_int4 removed" in await screen.press("j", "enter")
         assert name in await screen.press("n")
+
+
+async def test_a_look_at_the_database_that_comes_while_the_app_is_left_tells_no_screen(
+    open_app: Any, database: Path
+) -> None:
+    async with open_app(database) as screen:
+        app = screen.app
+    database.rename(database.with_name("old.db"))
+    assert not app.screen_stack
+    app._poll()
