@@ -11,8 +11,8 @@ import torch
 import triton
 from torch import Tensor
 
+from kernels.arguments import decoding, partial_sums, rest, row_factors
 from kernels.config import Config
-from kernels.decode import INT4, NVFP4, NVFP4_REST
 from kernels.decoder_triton import overlaps
 from kernels.tiles import BLOCK, TICKETS, TiledWeight
 
@@ -97,21 +97,16 @@ def launch_direct(
 
     m, n, k = x.shape[0], weight.rows, weight.columns
     divided = division(weight, config, gated, m)
-    # An argument that the configuration leaves unread still needs a pointer.
-    partial = weight.tickets
-    if divided.constants["SPLIT"]:
-        size = math.prod(divided.grid) * config.block_n * config.block_m
-        partial = torch.empty(size, dtype=torch.float32, device=x.device)
-    integers = weight.factors is None
+    sums = math.prod(divided.grid) * config.block_n * config.block_m if divided.constants["SPLIT"] else 0
     early = overlaps(x.device)
     direct_matmul[divided.grid](
         x,
         weight.codes,
         weight.scales,
-        weight.scales if integers else weight.factors,
+        row_factors(weight),
         x if bias is None else bias,
         out,
-        partial,
+        partial_sums(weight, sums),
         weight.tickets,
         m,
         n,
@@ -120,9 +115,8 @@ def launch_direct(
         divided.share,
         x.stride(0),
         out.stride(0),
-        GROUP=weight.group,
-        FORMAT=INT4 if integers else NVFP4,
-        REST=1.0 if integers else NVFP4_REST[str(x.dtype).removeprefix("torch.")],
+        **decoding(weight),
+        REST=rest(weight, x.dtype),
         BIAS=bias is not None,
         SWIGLU=gated,
         BLOCK_M=config.block_m,

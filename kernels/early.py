@@ -9,8 +9,8 @@ import triton
 from torch import Tensor
 
 from kernels import hopper
+from kernels.arguments import decoding, partial_sums, rest, row_factors
 from kernels.config import Config
-from kernels.decode import INT4, NVFP4, NVFP4_REST
 from kernels.decoder_triton import overlaps
 from kernels.tiles import BLOCK, TICKETS, TiledWeight
 
@@ -56,28 +56,22 @@ def launch_early(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: Co
     across, tiles = triton.cdiv(m, config.block_m), triton.cdiv(n, ROWS)
     blocks = triton.cdiv(k, BLOCK)
     splits = triton.cdiv(blocks, config.blocks)
-    # An argument that the configuration leaves unread still needs a pointer.
-    partial = weight.tickets
-    if splits > 1:
-        size = across * tiles * splits * ROWS * config.block_m
-        partial = torch.empty(size, dtype=torch.float32, device=x.device)
-    integers = weight.factors is None
+    sums = across * tiles * splits * ROWS * config.block_m if splits > 1 else 0
     early_matmul[(across, tiles, splits)](
         TensorDescriptor(x, [m, k], [x.stride(0), 1], [config.block_m, BLOCK], SHARED_X.value),
         weight.codes,
         weight.scales,
-        weight.scales if integers else weight.factors,
+        row_factors(weight),
         x if bias is None else bias,
         out,
-        partial,
+        partial_sums(weight, sums),
         weight.tickets,
         m,
         n,
         k,
         out.stride(0),
-        GROUP=weight.group,
-        FORMAT=INT4 if integers else NVFP4,
-        REST=1.0 if integers else NVFP4_REST[str(x.dtype).removeprefix("torch.")],
+        **decoding(weight),
+        REST=rest(weight, x.dtype),
         BIAS=bias is not None,
         SPLITS=splits,
         BLOCK_M=config.block_m,

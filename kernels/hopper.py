@@ -9,8 +9,8 @@ import torch
 import triton
 from torch import Tensor
 
+from kernels.arguments import decoding, partial_sums, rest, row_factors
 from kernels.config import Config
-from kernels.decode import INT4, NVFP4, NVFP4_REST
 from kernels.tiles import BLOCK, TICKETS, TiledWeight
 
 # Rows of activations, rows of weight, warps, stages of a tile.
@@ -87,11 +87,7 @@ def launch_hopper(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: C
         # As many parts as there are when each but the last takes a full share of the steps.
         steps = triton.cdiv(k, BLOCK)
         splits = triton.cdiv(steps, triton.cdiv(steps, config.splits))
-    # An argument that the configuration leaves unread still needs a pointer.
-    partial = weight.tickets
-    if splits > 1:
-        partial = torch.empty(tiles * splits * block_n * block_m, dtype=torch.float32, device=x.device)
-    integers = weight.factors is None
+    sums = tiles * splits * block_n * block_m if splits > 1 else 0
     processors = torch.cuda.get_device_properties(x.device).multi_processor_count
     # One program on each multiprocessor, for all tiles in turn; two small ones were never faster. But a small one
     # takes half of the registers only, so that the next kernel's can be there before it ends.
@@ -104,17 +100,16 @@ def launch_hopper(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: C
         ),
         TensorDescriptor(weight.scales, [weight.scales.numel()], [1], [block_n], SHARED_SCALES.value),
         TensorDescriptor(out, [m, n], [out.stride(0), 1], [block_m, block_n], SHARED_X.value),
-        weight.scales if integers else weight.factors,
+        row_factors(weight),
         x if bias is None else bias,
-        partial,
+        partial_sums(weight, sums),
         weight.tickets,
         m,
         n,
         k,
         splits,
-        GROUP=weight.group,
-        FORMAT=INT4 if integers else NVFP4,
-        REST=1.0 if integers else NVFP4_REST[str(x.dtype).removeprefix("torch.")],
+        **decoding(weight),
+        REST=rest(weight, x.dtype),
         BIAS=bias is not None,
         SPLIT=splits > 1,
         BLOCK_M=block_m,

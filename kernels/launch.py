@@ -8,8 +8,8 @@ import torch
 import triton
 from torch import Tensor
 
+from kernels.arguments import decoding, partial_sums, rest, row_factors
 from kernels.config import Config
-from kernels.decode import INT4, NVFP4, NVFP4_REST
 from kernels.decoder_ops import swiglu
 from kernels.decoder_triton import chain, overlaps
 from kernels.direct import launch_direct
@@ -26,15 +26,9 @@ own weights come at the cost of these.
 """
 
 
-def _rest(weight: TiledWeight, dtype: torch.dtype) -> float:
-    """The power of two that ``kernels.decode`` leaves to the sum."""
-    return 1.0 if weight.factors is None else NVFP4_REST[str(dtype).removeprefix("torch.")]
-
-
 def _constants(weight: TiledWeight, x: Tensor, blocks: int = 1) -> dict[str, Any]:
     return {
-        "GROUP": weight.group,
-        "FORMAT": INT4 if weight.factors is None else NVFP4,
+        **decoding(weight),
         "EVEN_K": weight.columns % (BLOCK * blocks) == 0,
         "FAST": x.is_cuda,
     }
@@ -81,21 +75,19 @@ def launch(
     programs = tiles * across
     splits = config.splits if programs <= TICKETS else 1
     size = programs * splits * config.block_n * config.block_m if splits > 1 else 0
-    # An argument that the configuration leaves unread still needs a pointer.
-    partial = torch.empty(size, dtype=torch.float32, device=x.device) if size else weight.tickets
     tensors = (
         x,
         weight.codes,
         weight.scales,
-        weight.scales if weight.factors is None else weight.factors,
+        row_factors(weight),
         x if bias is None else bias,
         out,
-        partial,
+        partial_sums(weight, size),
         weight.tickets,
     )
     early = config.ahead is not None and overlaps(x.device)
     constants = _constants(weight, x, config.blocks) | {
-        "REST": _rest(weight, x.dtype),
+        "REST": rest(weight, x.dtype),
         "BIAS": bias is not None,
         "SWIGLU": gated,
         "SPLIT": splits > 1,
@@ -143,7 +135,7 @@ def _through_scratch(
 ) -> Tensor:
     """Decode ``chunk`` rows at a time and let torch multiply."""
     chunk = config.chunk or weight.rows
-    rest = _rest(weight, x.dtype)
+    left = rest(weight, x.dtype)
     # Without a bias the addend is not read (beta is 0), but there has to be one.
     addend = x.new_empty(weight.rows) if bias is None else bias
     beta = 0 if bias is None else 1
@@ -152,6 +144,6 @@ def _through_scratch(
         for start in range(first, first + rows, chunk):
             stop = min(start + chunk, first + rows)
             dense = decode_rows(weight, start, stop - start, x).t()
-            torch.addmm(addend[start:stop], x, dense, beta=beta, alpha=rest * factor, out=out[:, start:stop])
+            torch.addmm(addend[start:stop], x, dense, beta=beta, alpha=left * factor, out=out[:, start:stop])
         first += rows
     return out

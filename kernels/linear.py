@@ -145,14 +145,14 @@ def linear_rows(x: Tensor, weight: TiledWeight, first: int, count: int, bias: Te
     if x.dtype not in (torch.bfloat16, torch.float16) or not x.numel():
         dense = weight.dense()[first : first + count].to(x.dtype)
         return torch.nn.functional.linear(x, dense, None if bias is None else bias.to(x.dtype))
-    from kernels.decode import NVFP4_REST
+    from kernels.arguments import rest
     from kernels.launch import decode_rows
 
     dense = decode_rows(weight, first, count, x)
     alpha, start = 1.0, 0
     for rows, factor in weight.parts:
         if start <= first < start + rows:
-            alpha = factor * NVFP4_REST[str(x.dtype).removeprefix("torch.")]
+            alpha = factor * rest(weight, x.dtype)
         start += rows
     flat = x.reshape(-1, weight.columns)
     addend = x.new_empty(count) if bias is None else bias.to(x.dtype)

@@ -1,0 +1,32 @@
+"""What the launches of all matmul kernels hand over alike, told from the weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.decode import INT4, NVFP4, NVFP4_REST
+from kernels.tiles import TiledWeight
+
+
+def rest(weight: TiledWeight, dtype: torch.dtype) -> float:
+    """The power of two that ``kernels.decode``, for activations in ``dtype``, leaves to the sum."""
+    return 1.0 if weight.factors is None else NVFP4_REST[str(dtype).removeprefix("torch.")]
+
+
+def decoding(weight: TiledWeight) -> dict[str, Any]:
+    """The constants that say how the words of ``weight`` are decoded."""
+    return {"GROUP": weight.group, "FORMAT": INT4 if weight.factors is None else NVFP4}
+
+
+def row_factors(weight: TiledWeight) -> Tensor:
+    """The rows' factors; what a format without them leaves unread still needs a pointer."""
+    return weight.scales if weight.factors is None else weight.factors
+
+
+def partial_sums(weight: TiledWeight, count: int) -> Tensor:
+    """Scratch memory for ``count`` sums of parts of K, float32; where there are none, any pointer."""
+    device = weight.tickets.device
+    return torch.empty(count, dtype=torch.float32, device=device) if count else weight.tickets
