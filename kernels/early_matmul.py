@@ -89,8 +89,10 @@ def early_matmul(
     for i in gl.static_range(BLOCKS):
         mbarrier.expect(ready[i], BLOCK_M * 256)
     if OVERLAP:
-        # With Triton 3.6 the assembler moves the decoding of NVFP4, though not that of integers, behind this.
-        tl.extra.cuda.gdc_wait()
+        # Always so. But the assembler does not know, and leaves before the branch what it would move behind the wait:
+        # with Triton 3.6 all decoding of NVFP4.
+        if N > 0:
+            tl.extra.cuda.gdc_wait()
         # Not before: where many kernels wait at once, their programs fill the multiprocessors unevenly.
         tl.extra.cuda.gdc_launch_dependents()
     for i in gl.static_range(BLOCKS):
