@@ -127,12 +127,27 @@ def weight_block(
 
 
 @triton.jit
+def row_constants(rows, factor_ptr, bias_ptr, REST: tl.constexpr, BIAS: tl.constexpr):
+    """What the sums of ``rows`` are multiplied by, besides REST, and what is added to them, if anything.
+
+    As they are stored: who reads them early would wait for them if they were computed with.
+    """
+    factor = 1.0
+    if REST != 1.0:
+        factor = tl.load(factor_ptr + rows)
+    bias = 0.0
+    if BIAS:
+        bias = tl.load(bias_ptr + rows)
+    return factor, bias
+
+
+@triton.jit
 def _write(
     total,
     tile,
     columns,
-    factor_ptr,
-    bias_ptr,
+    factor,
+    bias,
     out_ptr,
     out_stride,
     M,
@@ -143,12 +158,11 @@ def _write(
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Scale float32 ``total`` [BLOCK_N, BLOCK_M], add the bias, gate if asked and store it as out[m, n]."""
-    rows = tile_rows(tile, N, BLOCK_N, SWIGLU)
+    """Scale float32 ``total`` [BLOCK_N, BLOCK_M] by rows, add their bias, gate if asked and store it as out[m, n]."""
     if REST != 1.0:
-        total = total * (tl.load(factor_ptr + rows) * REST)[:, None]
+        total = total * (factor * REST)[:, None]
     if BIAS:
-        total += tl.load(bias_ptr + rows).to(tl.float32)[:, None]
+        total += bias.to(tl.float32)[:, None]
     if SWIGLU:
         pairs = tl.permute(tl.reshape(total, [2, BLOCK_N // 2, BLOCK_M]), [1, 2, 0])
         gate, up = tl.split(pairs)
@@ -172,8 +186,8 @@ def finish(
     split,
     splits,
     columns,
-    factor_ptr,
-    bias_ptr,
+    factor,
+    bias,
     out_ptr,
     partial_ptr,
     ticket_ptr,
@@ -190,8 +204,9 @@ def finish(
 ):
     """Write a tile; with SPLIT, the last of ``splits`` programs of tile ``slot`` adds their parts in order.
 
-    ``ticket_ptr`` holds a zero per slot before and after; ``partial_ptr`` float32 [slots, splits, BLOCK_N,
-    BLOCK_M]. The order of addition is fixed, so results do not change from call to call.
+    ``factor`` and ``bias`` as ``row_constants`` tells them; ``ticket_ptr`` holds a zero per slot before and after;
+    ``partial_ptr`` float32 [slots, splits, BLOCK_N, BLOCK_M]. The order of addition is fixed, so results do not
+    change from call to call.
     """
     if SPLIT:
         SIZE: tl.constexpr = BLOCK_N * BLOCK_M
@@ -213,11 +228,11 @@ def finish(
                     whole += tl.load(at, mask=inner < left * SIZE, other=0.0, cache_modifier=".cg")
             tl.store(ticket_ptr + slot, 0)
             _write(
-                whole, tile, columns, factor_ptr, bias_ptr, out_ptr, out_stride, M, N,
+                whole, tile, columns, factor, bias, out_ptr, out_stride, M, N,
                 REST, BIAS, SWIGLU, BLOCK_N, BLOCK_M,
             )  # fmt: skip
     else:
         _write(
-            total, tile, columns, factor_ptr, bias_ptr, out_ptr, out_stride, M, N,
+            total, tile, columns, factor, bias, out_ptr, out_stride, M, N,
             REST, BIAS, SWIGLU, BLOCK_N, BLOCK_M,
         )  # fmt: skip

@@ -127,6 +127,13 @@ def _consume(
     tl.extra.cuda.gdc_launch_dependents()
     for item in range(gl.program_id(0), items, gl.num_programs(0)):
         tile_n, tile_m, begin, end = _place(item, tiles_m, steps, share, splits)
+        # Read here, so that they have come when the sums are known: nothing would be left to do meanwhile. And not
+        # computed with, or they would be waited for at once.
+        rows = gl.minimum(tile_n * BLOCK_N + gl.arange(0, BLOCK_N, OUT_ROWS), N - 1)
+        if REST != 1.0:
+            factor = gl.load(factor_ptr + rows)
+        if BIAS:
+            bias = gl.load(bias_ptr + rows)
         for step in range(begin, end):
             mbarrier.wait(ready.index(slot), phase)
             words = codes_s.index(slot).load(A)
@@ -185,11 +192,10 @@ def _consume(
                 gl.store(ticket_ptr + tile, 0)
         if last:
             result = total
-            rows = gl.minimum(tile_n * BLOCK_N + gl.arange(0, BLOCK_N, OUT_ROWS), N - 1)
             if REST != 1.0:
-                result = result * (gl.load(factor_ptr + rows) * REST)[:, None]
+                result = result * (factor * REST)[:, None]
             if BIAS:
-                result += gl.load(bias_ptr + rows).to(gl.float32)[:, None]
+                result += bias.to(gl.float32)[:, None]
             # The tile before must have left the staging memory; it is written by these threads, read by the engine.
             tma.store_wait(0)
             _barrier()

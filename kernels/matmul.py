@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernels.device_tiles import ask_for, finish, tile_rows, weight_block
+from kernels.device_tiles import ask_for, finish, row_constants, tile_rows, weight_block
 
 
 @triton.jit(do_not_specialize=["M", "N_SPLITS", "SHARE", "AHEAD"])
@@ -69,6 +69,9 @@ def matmul(
     DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     columns = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     rows = tile_rows(tile, N, BLOCK_N, SWIGLU)
+    if SPLIT:
+        # Whoever comes last has nothing else to do while it would wait for them.
+        factor, bias = row_constants(rows, factor_ptr, bias_ptr, REST, BIAS)
     # Few rows: what is missing is not read. Many: the last row is read again, which costs no predicates.
     MASK: tl.constexpr = BLOCK_M <= 32
     x_rows = (columns if MASK else tl.minimum(columns, M - 1)).to(tl.int64) * x_stride
@@ -122,9 +125,12 @@ def matmul(
         gdc_launch_dependents()
     if BLOCKS > 1:
         total = tl.sum(total, 0)
+    if not SPLIT:
+        # Behind the loop: a register less in it counts for more than the wait, which other programs fill.
+        factor, bias = row_constants(rows, factor_ptr, bias_ptr, REST, BIAS)
     slot = tile * tl.num_programs(0) + tl.program_id(0)
     finish(
         total, tile, slot, split, N_SPLITS, columns,
-        factor_ptr, bias_ptr, out_ptr, partial_ptr, ticket_ptr, out_stride, M, N,
+        factor, bias, out_ptr, partial_ptr, ticket_ptr, out_stride, M, N,
         REST, BIAS, SWIGLU, SPLIT, BLOCK_N, BLOCK_M, THREADS,
     )  # fmt: skip
