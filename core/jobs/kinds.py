@@ -21,6 +21,7 @@ KINDS: dict[str, str] = {
     "sensitivity": "core.quantization.sensitivity_job:run",
     "evaluate": "core.evaluation.job:run",
     "bench": "core.runtime.bench_job:run",
+    "export": "core.formats.export_job:run",
 }
 
 MEASURING = frozenset({"bench"})
@@ -61,7 +62,7 @@ def resolve(kind: str) -> Callable[[dict[str, Any], Any], Mapping[str, Any] | No
 
 
 def what(kind: str, spec: Mapping[str, Any]) -> str:
-    """A job in words: its checkpoint, recipe, tasks and suites, as the job list shows it."""
+    """A job in words: its checkpoint, recipe, tasks, suites and format, as the job list shows it."""
     group = spec.get("group")
     parts = [
         str(spec.get("checkpoint") or ""),
@@ -69,6 +70,7 @@ def what(kind: str, spec: Mapping[str, Any]) -> str:
         f"g{group}" if isinstance(group, int) and group else str(group or ""),
         " ".join(spec.get("tasks") or ()) if kind == "calibrate" else "",
         " ".join(spec.get("suites") or ()),
+        str(spec.get("format") or "") if kind == "export" else "",
         *(
             [" ".join(spec.get("what") or ()), " ".join(spec.get("checkpoints") or ())]
             if kind == "bench"

@@ -26,6 +26,7 @@ NOUNS: dict[str, str] = {
     "compare": "Compare evaluations sample by sample.",
     "generate": "Ask about pictures and clips of yours; draw, film or edit.",
     "bench": "Measure speed and memory; show and export the figures.",
+    "export": "Write a checkpoint or variant for transformers, MLX or Core ML.",
     "runs": "List, show, tag and export runs.",
     "jobs": "List, follow, cancel and retry jobs.",
     "doctor": "Check the installation, the machine and the database.",
