@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.capability import capability
 
-@functools.cache
+
 def overlaps(device: torch.device) -> bool:
     """Whether a kernel can be launched before the one it depends on has ended (compute capability 9.0)."""
-    nvidia = device.type == "cuda" and torch.version.hip is None
-    return nvidia and torch.cuda.get_device_capability(device) >= (9, 0)
+    return capability(device) >= (9, 0)
 
 
 def chain(x: Tensor) -> dict[str, bool]:

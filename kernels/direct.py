@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import triton
 from torch import Tensor
 
 from kernels.arguments import decoding, partial_sums, rest, row_factors
+from kernels.capability import capability
 from kernels.config import Config
 from kernels.decoder_triton import overlaps
 from kernels.tiles import BLOCK, TICKETS, TiledWeight
@@ -33,11 +33,9 @@ MOST_ROWS = 16
 """Rows of activations up to which the kernel may be the fastest."""
 
 
-@cache
 def available(device: torch.device) -> bool:
     """Whether ``device`` has the instructions that the kernel is made of: an NVIDIA GPU, sm_80 or newer."""
-    nvidia = device.type == "cuda" and torch.version.hip is None
-    return nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
+    return capability(device) >= (8, 0)
 
 
 def candidates(m: int, rows: int, columns: int, processors: int, device: torch.device) -> Iterator[Config]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.capability import capability
+
 LARGEST = 448.0
 """Of E4M3; what the largest element of a row becomes."""
 
@@ -70,7 +72,7 @@ def supported(device: torch.device) -> str | None:
     """Why ``fp8_linear`` cannot use FP8 matrix units on ``device``, or None."""
     if device.type != "cuda" or torch.version.hip:
         return f"row-wise FP8 products are NVIDIA's, not {device.type}'s"
-    if torch.cuda.get_device_capability(device) < (9, 0):
+    if capability(device) < (9, 0):
         return f"{torch.cuda.get_device_name(device)} is older than compute capability 9.0"
     return None
 

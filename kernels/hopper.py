@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 
 import torch
 import triton
 from torch import Tensor
 
 from kernels.arguments import decoding, partial_sums, rest, row_factors
+from kernels.capability import capability
 from kernels.config import Config
 from kernels.tiles import BLOCK, TICKETS, TiledWeight
 
@@ -37,14 +37,9 @@ SPLITS = (1, 2, 3, 4, 6, 8)
 """Parts into which K can be divided."""
 
 
-@cache
 def available(device: torch.device) -> bool:
     """Whether ``device`` has the matrix instruction that the kernel is written for."""
-    return (
-        device.type == "cuda"
-        and torch.version.hip is None
-        and torch.cuda.get_device_capability(device) == (9, 0)
-    )
+    return capability(device) == (9, 0)
 
 
 def _aligned(x: Tensor) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels import int8, reference, tiles
+from kernels.capability import capability
 from kernels.config import choose
 from kernels.decoder_ops import swiglu
 from kernels.int8 import Int8Weight
@@ -49,7 +50,7 @@ def _no_kernels(device: torch.device, interpreted: bool) -> str | None:
         return f"they are written for NVIDIA GPUs, not for {device.type}"
     if not importlib.util.find_spec("triton"):
         return "the triton package is not installed (pip install 'lance-workbench[triton]')"
-    if torch.cuda.get_device_capability(device) < (8, 0):
+    if capability(device) < (8, 0):
         return f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
     return None
 
