@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml .ci/constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) --editable ".[vae,video,triton,dev]"
+	$(PIP) --editable ".[vae,video,triton,coreml,mlx,dev]"
 	touch $@
 
 clean:
