@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.checkpoints.describe import CheckpointInfo, describe, read_json
+from core.checkpoints.describe import OWN_FILE, CheckpointInfo, describe, own_record, read_json
 from core.checkpoints.fetch import RECORD_FILE
 from core.checkpoints.layout import Layout, layout_of
 from core.checkpoints.resolve import VAE_FILES, VISION_FOLDER, companion
@@ -27,7 +27,7 @@ class Verification:
 
 def verify(folder: Path, progress: Callable[[int, int], None] | None = None) -> Verification:
     """Read every tensor and compare names and shapes with what its config asks for; hash every file of weights, and
-    compare with what a fetch said it should be.
+    compare with what a fetch, or the making of a variant, said it should be.
 
     ``progress`` is called with (tensors done, tensors in all).
 
@@ -57,6 +57,7 @@ def verify(folder: Path, progress: Callable[[int, int], None] | None = None) -> 
             problems += _vae(vae)
             files.append(vae)
     hashes = {file.name: sha256_file(file) for file in files}
+    problems += _remade(folder, files, hashes)
     problems += _changed(folder, files, hashes)
     return Verification(info, problems, hashes)
 
@@ -107,6 +108,18 @@ def _vae(path: Path) -> Iterator[str]:
     for name, tensor in tensors.items():
         if not_finite(tensor):
             yield f"{path}: {name} {list(tensor.shape)} holds values that are NaN or infinite; fetch it again"
+
+
+def _remade(folder: Path, files: list[Path], hashes: dict[str, str]) -> Iterator[str]:
+    """Files that are not what the making of a variant recorded in it."""
+    made = own_record(folder).get("files")
+    for file in files:
+        wanted = made.get(file.name) if isinstance(made, dict) and file.parent == folder else None
+        if wanted not in (None, hashes[file.name]):
+            yield (
+                f"{file}: SHA-256 is {hashes[file.name][:12]}…, wanted {str(wanted)[:12]}… by {OWN_FILE}: it was "
+                "changed since it was made; make the variant again"
+            )
 
 
 def _changed(folder: Path, files: list[Path], hashes: dict[str, str]) -> Iterator[str]:

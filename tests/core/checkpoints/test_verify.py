@@ -74,6 +74,16 @@ def test_a_file_that_is_not_what_was_fetched(model: Path) -> None:
     assert "model.safetensors: SHA-256" in problem and "fetch it again" in problem
 
 
+def test_a_file_that_is_not_what_was_made(model: Path) -> None:
+    record = json.loads((model / "lance_workbench.json").read_text())
+    record["files"] = {"model.safetensors": sha256_file(model / "model.safetensors")}
+    (model / "lance_workbench.json").write_text(json.dumps(record))
+    assert verify(model).problems == []
+    change(model / "model.safetensors", lambda t: t["llm2vae.bias"].add_(1))
+    (problem,) = verify(model).problems
+    assert "model.safetensors: SHA-256" in problem and "make the variant again" in problem
+
+
 def test_codes_in_the_place_of_a_weight_are_named(model: Path) -> None:
     name = "language_model.model.layers.0.self_attn.q_proj.weight"
     change(model / "model.safetensors", lambda t: t.update({name: t[name].to(torch.int8)}))
