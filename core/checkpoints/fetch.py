@@ -43,6 +43,12 @@ class Fetched:
     """Bytes of those that were not there before."""
 
 
+def unreachable(error: BaseException) -> bool:
+    """Whether an error of one of the HTTP clients that huggingface_hub has used means that nobody answered."""
+    packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return not packages.isdisjoint(_NETWORK)
+
+
 @contextmanager
 def _hub_errors(repo: str) -> Iterator[None]:
     """Turn what huggingface_hub and the network raise into one-line errors."""
@@ -81,8 +87,7 @@ def _hub_errors(repo: str) -> Iterator[None]:
         reason = error.strerror or type(error).__name__
         raise RetryLater(f"{repo}: {reason}; try again, it goes on from there") from error
     except Exception as error:
-        packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-        if packages.isdisjoint(_NETWORK):
+        if not unreachable(error):
             raise
         raise RetryLater(
             f"{repo}: the Hub cannot be reached ({type(error).__name__}); try again, it goes on from there"

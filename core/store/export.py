@@ -51,15 +51,17 @@ def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]], right: 
     return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
 
 
-def footnote(rows: Sequence[Mapping[str, Any]], versions: Mapping[str, str], date: str) -> str:
-    """The lines below a markdown table: what the intervals are, the devices, the versions and the date."""
+def footnote(rows: Sequence[Mapping[str, Any]], versions: Mapping[str, str], date: str | None = None) -> str:
+    """The lines below a markdown table: what the intervals are, the devices, the versions and the date, if there is
+    one.
+    """
     devices = sorted({str(row["device"]) for row in rows if row.get("device")})
     used = ", ".join(f"{name} {version}" for name, version in versions.items())
     parts = [
         "Proportions with their 95 % Wilson interval, means with their standard error.",
         f"Device: {', '.join(devices) or 'not recorded'}.",
         *([f"Made with {used}."] if used else []),
-        f"Exported {date[:16].replace('T', ' ')} UTC.",
+        *([f"Exported {date[:16].replace('T', ' ')} UTC."] if date else []),
     ]
     return markdown_cell(" ".join(parts)) + "\n"
 
