@@ -1,0 +1,74 @@
+"""The README.md of an export for transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from core.checkpoints.describe import CheckpointInfo
+from core.quantization.scheme import Scheme
+from core.store.manifest import versions
+
+
+def export_card(
+    info: CheckpointInfo, carried: Mapping[str, Scheme], left_out: Sequence[str], *, rounded: bool
+) -> str:
+    """Markdown for the understanding expert of ``info``.
+
+    Args:
+        info: the checkpoint or variant that it was taken from.
+        carried: the linears that are stored as codes, with their formats.
+        left_out: what it lacks, each in words.
+        rounded: whether its rotary frequencies are those rounded to bfloat16.
+    """
+    labels = sorted({scheme.label for scheme in carried.values()})
+    tags = "[lance, compressed-tensors, quantized]" if carried else "[lance]"
+    how = "in bfloat16"
+    if carried:
+        how = f"its {len(carried)} linears as {' and '.join(labels)}, with the codes of the variant"
+    rope = "Its rope is plain: text has the same position in all three rows of Lance's M-RoPE."
+    if rounded:
+        rope = (
+            "Lance was trained with rotary frequencies rounded to bfloat16; they are written as the factors of a "
+            "`longrope`, the same at every length. Text has the same position in all three rows of Lance's M-RoPE."
+        )
+    needs = (
+        " Its weights are in the layout of compressed-tensors, which must be installed." if carried else ""
+    )
+    tools = ", ".join(f"{name} {versions()[name]}" for name in ("lance-workbench", "torch", "transformers"))
+    return "\n".join(
+        [
+            "---",
+            "license: apache-2.0",
+            "library_name: transformers",
+            "pipeline_tag: text-generation",
+            f"base_model: {info.name}",
+            f"tags: {tags}",
+            "---",
+            "",
+            f"# {info.name}: understanding expert",
+            "",
+            f"The understanding expert of {info.name} as a causal LM for text, {how}. It is a Qwen3 with biases on q, "
+            "k and v (that on o is zero) and needs no code of its own: Lance's decoder has Qwen2's biases and the "
+            f"norms of each head.{needs}",
+            "",
+            "```python",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            'folder = "."',
+            "tokenizer = AutoTokenizer.from_pretrained(folder)",
+            "model = AutoModelForCausalLM.from_pretrained(folder)",
+            'text = "<|im_start|>system\\nAnswer the question.<|im_end|>\\n"',
+            'text += "<|im_start|>user\\nWhat is a lance?<|im_end|>\\n<|im_start|>assistant\\n"',
+            'print(tokenizer.decode(model.generate(**tokenizer(text, return_tensors="pt"))[0]))',
+            "```",
+            "",
+            f"{rope} It decodes greedily, as Lance does.",
+            "",
+            "Left out:",
+            "",
+            *(f"- {each}" for each in left_out),
+            "",
+            f"Taken from {info.name} (fingerprint {info.fingerprint[:12]}) with {tools}.",
+            "",
+        ]
+    )
