@@ -22,6 +22,7 @@ KINDS: dict[str, str] = {
     "evaluate": "core.evaluation.job:run",
     "bench": "core.runtime.bench_job:run",
     "export": "core.formats.export_job:run",
+    "publish": "core.checkpoints.publish_job:run",
 }
 
 MEASURING = frozenset({"bench"})
@@ -62,7 +63,7 @@ def resolve(kind: str) -> Callable[[dict[str, Any], Any], Mapping[str, Any] | No
 
 
 def what(kind: str, spec: Mapping[str, Any]) -> str:
-    """A job in words: its checkpoint, recipe, tasks, suites and format, as the job list shows it."""
+    """A job in words: its checkpoint, recipe, tasks, suites, format and repository, as the job list shows it."""
     group = spec.get("group")
     parts = [
         str(spec.get("checkpoint") or ""),
@@ -71,6 +72,7 @@ def what(kind: str, spec: Mapping[str, Any]) -> str:
         " ".join(spec.get("tasks") or ()) if kind == "calibrate" else "",
         " ".join(spec.get("suites") or ()),
         str(spec.get("format") or "") if kind == "export" else "",
+        str(spec.get("repo") or "") if kind == "publish" else "",
         *(
             [" ".join(spec.get("what") or ()), " ".join(spec.get("checkpoints") or ())]
             if kind == "bench"
