@@ -11,7 +11,7 @@ from core.checkpoints.resolve import VAE_FILES, VISION_FOLDER, companion
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
 from core.formats.compressed_tensors import PACKED, tensor_keys
-from core.lance.config import LATENT_CHANNELS, LanceConfig
+from core.lance.config import LanceConfig
 from core.lance.loading import IGNORED, VISION_PREFIX
 from core.quantization.groups import HEAD_NORMS, LINEARS, NORMS
 from core.quantization.scheme import Scheme
@@ -112,17 +112,15 @@ def left_behind(folder: Path, files: TensorSource, taken: Iterable[str], config:
     expert = {
         structure.module(layer, path, "gen") for layer in range(config.num_layers) for path in paths
     } | {f"{PREFIX}model.norm_moe_gen"}
-    sizes = {"expert": 0, "vision": 0, "latents": 0, "table": 0}
+    sizes = {"expert": 0, "vision": 0, "latents": 0}
     for key in set(files.keys()) - set(taken):
         module = key.rpartition(".")[0]
         if module in expert:
             kind = "expert"
         elif key.startswith(VISION_PREFIX):
             kind = "vision"
-        elif module in _LATENT_SIDE:
+        elif module in _LATENT_SIDE or key in IGNORED:
             kind = "latents"
-        elif key in IGNORED:
-            kind = "table"
         else:
             raise CheckpointError(f"{files.entry(key).file}: {key} is no tensor of a Lance; remove it")
         sizes[kind] += files.entry(key).nbytes
@@ -133,8 +131,7 @@ def left_behind(folder: Path, files: TensorSource, taken: Iterable[str], config:
     linears = len(LINEARS) * config.num_layers
     said = [
         f"the generation expert ({linears} linears with their norms, {megabytes('expert')}): it draws nothing",
-        f"what joins it to latents (time_embedder, vae2llm, llm2vae: {megabytes('latents')}, and the table of "
-        f"{LATENT_CHANNELS}-channel latents' positions)",
+        f"what joins it to latents (time_embedder, vae2llm, llm2vae and a table of positions, {megabytes('latents')})",
     ]
     tower = f"bundled, {megabytes('vision')}"
     if not sizes["vision"]:
