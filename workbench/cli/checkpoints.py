@@ -1,4 +1,4 @@
-"""``checkpoints list|show|verify``; ``add``, ``fetch`` and ``random`` are in a module of their own."""
+"""``checkpoints list|show|verify``; ``add``, ``fetch``, ``random`` and ``publish`` are in modules of their own."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from core.errors import CheckpointError, StoreError
 from core.files import is_folder
 from core.store import Store
 from core.store.columns import size
+from workbench.cli.checkpoint_publish import publish_checkpoint
 from workbench.cli.checkpoint_sources import add_checkpoint, fetch_checkpoint, random_checkpoint
 from workbench.cli.session import Session, json_option, print_fields, print_json, print_table
 
 
 @click.group()
 def command() -> None:
-    """List, show, verify, add, fetch and make checkpoints."""
+    """List, show, verify, add, fetch, make and publish checkpoints."""
 
 
 command.add_command(add_checkpoint)
 command.add_command(fetch_checkpoint)
 command.add_command(random_checkpoint)
+command.add_command(publish_checkpoint)
 
 
 def _store(session: Session) -> Store | None:

@@ -18,7 +18,7 @@ from workbench.trouble import of_system, unexpected
 
 NOUNS: dict[str, str] = {
     "demo": "Run the main job on the embedded checkpoint and print its table.",
-    "checkpoints": "List, show, verify, fetch and make checkpoints.",
+    "checkpoints": "List, show, verify, fetch, make and publish checkpoints.",
     "calibrations": "Run, merge, show and remove calibrations.",
     "variants": "Quantize checkpoints; list, show and remove variants.",
     "recipes": "List and show recipes.",
