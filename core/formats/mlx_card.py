@@ -1,0 +1,126 @@
+"""The README.md of an export for mlx-lm, and what it says was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from core.formats.mlx_source import Source
+from core.formats.mlx_weights import Form, Rounding
+from core.formats.understanding import Part
+from core.quantization.scheme import Scheme
+from core.store.manifest import versions
+
+ROUNDING_TO_CODES = 0.29
+"""Steps: root mean square of an even spread over one step, 1 / sqrt(12)."""
+
+
+def losses(source: Source, dense: Sequence[Part], rounding: Rounding) -> list[str]:
+    """What is written otherwise than it is stored, each in words."""
+    said = []
+    by_scheme: dict[Scheme, list[str]] = {}
+    for part in dense:
+        scheme = source.stored.scheme(part)
+        assert scheme is not None
+        by_scheme.setdefault(scheme, []).append(part.own)
+    for scheme, names in by_scheme.items():
+        which = " and ".join(names) if len(names) < 3 else f"{len(names)} modules, the first {names[0]}"
+        said.append(
+            f"the {scheme.label} codes of {which}, which MLX has no form for: written as bfloat16, the values the "
+            "workbench computes with"
+        )
+    if rounding.linears:
+        said.append(
+            f"the last bits of the zero points of {rounding.linears} linears: MLX adds a bfloat16 number instead, off "
+            f"by {rounding.rms:.3f} of a step in the root mean square and {rounding.worst:.3f} at most, where rounding "
+            f"to codes is off by {ROUNDING_TO_CODES}"
+        )
+    files = source.stored.files
+    plain = {
+        files.dtype(key)
+        for part in source.parts
+        for key in source.stored.keys(part)
+        if key.endswith((".weight", ".bias"))
+    }
+    if wide := sorted(plain - {"BF16"}):
+        said.append(f"the precision of {' and '.join(wide)}: rounded to bfloat16")
+    return said
+
+
+def card(source: Source, forms: Mapping[str, Form], left_out: Sequence[str], *, own_file: bool) -> str:
+    """Markdown for an export.
+
+    Args:
+        source: what it was made from.
+        forms: how MLX holds the codes of each quantized module.
+        left_out: what it lacks, each in words.
+        own_file: whether its architecture lies beside the weights.
+    """
+    name, lance = source.info.name, source.info.family == "lance"
+    how = _formats(source, forms)
+    # A causal LM's licence is the base model's, which its files do not tell.
+    head = [*(["license: apache-2.0"] if lance else []), "library_name: mlx", "pipeline_tag: text-generation"]
+    head += [f"base_model: {name}", "tags: [mlx, lance]" if lance else "tags: [mlx]"]
+    what = "The understanding expert of" if lance else "The decoder of"
+    about = [f"{what} {name} as a text model for [mlx-lm](https://github.com/ml-explore/mlx-lm), {how}."]
+    if own_file:
+        about.append(
+            f"`mlx_decoder.py` is its architecture: mlx-lm's {source.own['decoder']} and what that lacks "
+            f"({', '.join(_beyond(source, forms))}). mlx-lm runs it only if told to trust it."
+        )
+    if lance:
+        about.append(
+            "Its rope is plain: text has the same position in all three rows of Lance's M-RoPE as long as no picture "
+            "comes before it, and none can here."
+        )
+    if "rope_inverse_frequencies" in source.own:
+        about.append("Its rotary frequencies are rounded to bfloat16, as Lance was trained.")
+    trust = ", trust_remote_code=True" if own_file else ""
+    flag = " --trust-remote-code" if own_file else ""
+    prompt = ['text = "What is a lance?"']
+    if lance:
+        prompt = [
+            'text = "<|im_start|>system\\nAnswer the question.<|im_end|>\\n"',
+            'text += "<|im_start|>user\\nWhat is a lance?<|im_end|>\\n<|im_start|>assistant\\n"',
+        ]
+    tools = ", ".join(f"{tool} {versions()[tool]}" for tool in ("lance-workbench", "torch"))
+    lines = ["---", *head, "---", "", f"# {name} for MLX", "", *about, ""]
+    lines += ["```python", "import mlx_lm", "", f'model, tokenizer = mlx_lm.load("."{trust})', *prompt]
+    lines += ["print(mlx_lm.generate(model, tokenizer, text, max_tokens=128))", "```", ""]
+    lines += [
+        f"Or `mlx_lm.generate --model .{flag} --prompt ...`; it decodes greedily unless told a temperature.",
+        "",
+    ]
+    if left_out:
+        lines += ["Left out:", "", *(f"- {each}" for each in left_out), ""]
+    return "\n".join(
+        [*lines, f"Taken from {name} (fingerprint {source.info.fingerprint[:12]}) with {tools}.", ""]
+    )
+
+
+def _beyond(source: Source, forms: Mapping[str, Form]) -> list[str]:
+    """What an architecture of its own is for."""
+    biases = [path.rpartition(".")[2] for path in source.own.get("biases", ())]
+    said = [f"biases on {', '.join(biases)}"] if biases else []
+    if "rope_inverse_frequencies" in source.own:
+        said.append("rounded rotary frequencies")
+    if any(form.mode == "nvfp4" for form in forms.values()):
+        said.append("NVFP4's global scale")
+    if "vocabulary" in source.own:
+        said.append("no token beyond the tokenizer's")
+    return said
+
+
+def _formats(source: Source, forms: Mapping[str, Form]) -> str:
+    """``12 of its linears as int4 asym g64, with the variant's codes, the rest in bfloat16``."""
+    if not forms:
+        return "in bfloat16"
+    counts: dict[str, int] = {}
+    for part in source.parts:
+        scheme, form = source.stored.scheme(part), forms.get(part.own)
+        if scheme is None or form is None:
+            continue
+        stored = f"mode {form.mode}, {form.bits} bits, group {form.group_size}"
+        label = f"{scheme.label} ({stored})"
+        counts[label] = counts.get(label, 0) + 1
+    said = " and ".join(f"{count} modules as {label}" for label, count in counts.items())
+    return f"{said}, with the very codes of the variant, and the rest in bfloat16"
