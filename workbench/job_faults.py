@@ -64,6 +64,8 @@ class _Checks:
             "suites": self.suites,
             "measured_on": self.measured_on,
             "limit": lambda: self.number("limit", "samples"),
+            "format": self.format,
+            "output": self.output,
             "device": self.device,
         }
         # Which fields there are depends on the kind.
@@ -127,6 +129,8 @@ class _Checks:
 
         if self.values["kind"] in ("quantize", "sensitivity"):
             fit.check_source(self.info)
+        elif self.values["kind"] == "export":
+            _ = self.info
         elif self.values["kind"] != "evaluate":
             record.check_source(self.info)
 
@@ -228,6 +232,19 @@ class _Checks:
 
         if task in TASKS:
             check_checkpoint(info.path, task)
+
+    def format(self) -> None:
+        from core.formats.export_request import FORMATS, check_format
+
+        _one_of("format", self.values["format"], tuple(FORMATS))
+        check_format(self.values["format"], self.looked_up())
+
+    def output(self) -> None:
+        from core.formats.export_request import check_output, place_of
+
+        check_output(
+            place_of(self.store, self.values["format"], self.looked_up(), self.values["output"] or None)
+        )
 
     def device(self) -> None:
         if not DEVICE.fullmatch(self.values["device"]):

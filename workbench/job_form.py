@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core import jobs
 from core.errors import WorkbenchError
+from core.files import expanded
 from core.store import Store
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from core.quantization.groups import Structure
     from core.quantization.recipe import Recipe
 
-KINDS = ("chain", "calibrate", "quantize", "sensitivity", "evaluate")
+KINDS = ("chain", "calibrate", "quantize", "export", "sensitivity", "evaluate")
 GROUPS = ("128", "64", "32", "channel")
 SAMPLES = 16
 
@@ -109,6 +110,7 @@ def chosen(store: Store, subject: str | None) -> str:
 def fields(store: Store, name: str, about: Subject | None) -> list[Field]:
     """The form's fields with the defaults and offers that suit the checkpoint ``name``, which ``look_at`` found."""
     from core.demo import NAME
+    from core.formats.export_request import FORMATS
     from core.quantization import recipe as known_recipes
 
     rows = store.checkpoints()
@@ -124,6 +126,7 @@ def fields(store: Store, name: str, about: Subject | None) -> list[Field]:
     calibrations = [row["name"] for row in store.calibrations(base)]
     making, measuring = ("chain", "quantize", "sensitivity"), ("chain", "evaluate")
     from_calibration = ("quantize", "sensitivity")
+    computing = tuple(kind for kind in KINDS if kind != "export")
     return [
         Field("kind", "what", KINDS, "chain: calibrate, quantize, evaluate; sensitivity: where a recipe hurts",
               "evaluate" if variant else "chain", KINDS),
@@ -136,7 +139,10 @@ def fields(store: Store, name: str, about: Subject | None) -> list[Field]:
         *(_of_causal_lm() if about is not None and about.causal else _of_lance(about)),
         Field("limit", "samples", (*measuring, "sensitivity"), "the first so many of each suite; empty: all", "",
               ("24", "50", "200"), "all"),
-        Field("device", "device", KINDS, "auto takes a GPU where there is one", "auto", ("auto", "cpu", "cuda:0")),
+        Field("format", "format", ("export",), "who is to read it", next(iter(FORMATS)), tuple(FORMATS)),
+        Field("output", "output", ("export",), "a folder that is not there yet; empty: beside the database", "", (),
+              "beside the database"),
+        Field("device", "device", computing, "auto takes a GPU where there is one", "auto", ("auto", "cpu", "cuda:0")),
     ]  # fmt: skip
 
 
@@ -221,10 +227,14 @@ def specs(store: Store, values: Mapping[str, str]) -> list[tuple[str, dict[str, 
     def words(key: str) -> list[str]:
         return [absolute_suite(name) for name in values.get(key, "").split()]
 
-    kind, device = values["kind"], values["device"].strip()
+    kind, device = values["kind"], values.get("device", "").strip()
     checkpoint = values["checkpoint"].strip()
     info = describe(resolve(checkpoint, store))
     checkpoint = checkpoint if store.checkpoint(checkpoint) or checkpoint == info.name else str(info.path)
+    if kind == "export":
+        output = values["output"].strip()
+        place = str(expanded(output).resolve()) if output else None
+        return [("export", {"checkpoint": checkpoint, "format": values["format"].strip(), "output": place})]
     samples, limit = values.get("calibrate_samples", "").strip(), values.get("limit", "").strip()
     files = words("files")
     calibrate: dict[str, Any] = {

@@ -69,16 +69,30 @@ def look_up(spec: Mapping[str, Any], store: Store) -> ExportRequest:
         WorkbenchError: a package that the format needs is not installed.
     """
     name = str(spec["format"])
+    info = describe(resolve(str(spec["checkpoint"]), store))
+    check_format(name, info)
+    output = place_of(store, name, info, spec.get("output"))
+    check_output(output)
+    return ExportRequest(info, name, output)
+
+
+def place_of(store: Store, name: str, info: CheckpointInfo, given: str | None) -> Path:
+    """Where an export goes: the place that was asked for, or one beside the database."""
+    return expanded(given).resolve() if given else store.data_dir / PLACE / f"{info.name}_{name}"
+
+
+def check_format(name: str, info: CheckpointInfo) -> None:
+    """Check that a checkpoint or variant can be exported as ``name`` on this machine.
+
+    Raises:
+        UsageError: an unknown format, or the one that it has already.
+        WorkbenchError: a package that the format needs is not installed.
+    """
     if name not in FORMATS:
         raise UsageError(f"format {name!r}: unknown; known are {', '.join(FORMATS)}")
-    info = describe(resolve(str(spec["checkpoint"]), store))
     if name == "huggingface":
         check_lance(info)
     _check_packages(name)
-    given = spec.get("output")
-    output = expanded(given).resolve() if given else store.data_dir / PLACE / f"{info.name}_{name}"
-    check_output(output)
-    return ExportRequest(info, name, output)
 
 
 def check_lance(info: CheckpointInfo) -> None:

@@ -125,6 +125,9 @@ async def test_the_form_suits_a_causal_lm_once_it_is_chosen(
         ("quantize", "group", "9" * 5000, "wanted a whole number from 1 to 1,000,000, or channel"),
         ("evaluate", "limit", "9" * 5000, "wanted a whole number from 1 to 1,000,000"),
         ("calibrate", "files", "gone.txt", "gone.txt: cannot be read"),
+        ("export", "format", "gguf", "format: 'gguf' found, wanted one of huggingface, mlx, coreml"),
+        ("export", "format", "huggingface", "small-llama: is a Hugging Face model already"),
+        ("export", "output", __file__, "a file; choose another --output"),
     ],
 )
 def test_what_does_not_fit_a_checkpoint_is_refused(
@@ -204,3 +207,23 @@ async def test_enter_in_any_field_of_an_unknown_kind_of_job_names_the_kind(
             await screen.press("tab")
             shown = await screen.press("enter")
             assert "what: 'chainx' found, wanted one of chain, calibrate" in " ".join(shown.split())
+
+
+async def test_an_export_asks_format_and_place_alone(
+    open_app: Any, database: Path, submitted: list[Path], tmp_path: Path
+) -> None:
+    async with open_app(database) as screen:
+        await screen.press("n")
+        form = screen.app.screen
+        form.prompts["kind"].input.value = "export"
+        form.prompts["checkpoint"].input.value = "lance-demo"
+        shown = " ".join((await screen.settle()).split())
+        assert "format: huggingface" in shown and "output: beside the database" in shown
+        assert "device:" not in shown and "recipe:" not in shown
+        form.prompts["output"].input.value = str(tmp_path / "mine")
+        assert "started job 3" in await screen.press("ctrl+s")
+        job = jobs.job(screen.app.store, 3)
+        assert job["kind"] == "export"
+        assert job["spec"] == {
+            "checkpoint": "lance-demo", "format": "huggingface", "output": str(tmp_path / "mine")
+        }  # fmt: skip
