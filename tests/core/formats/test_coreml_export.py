@@ -1,0 +1,457 @@
+"""What stands in an exported package: the source's codes and weights, and a graph that answers as the source does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from core.checkpoints.describe import describe
+from core.checkpoints.layout import structure_of
+from core.checkpoints.source import TensorSource
+from core.errors import CheckpointError, UsageError, WorkbenchError
+from core.quantization.scheme import CHANNEL, NVFP4, Scheme
+
+pytest.importorskip("coremltools", reason="needs the extra 'coreml'", exc_type=ImportError)
+
+import numpy as np
+import torch
+from coreml_program import Runner, operations
+from safetensors.torch import load_file, save_file
+
+from core.formats import coreml_convert
+from core.formats.compressed_tensors import quantization_config, to_tensors
+from core.formats.coreml_export import export
+from core.formats.coreml_sizes import lance_sizes
+from core.formats.coreml_weights import Reader, check_complete
+from core.lance.decoder import Routing
+from core.lance.rotary import text_positions
+from core.quantization.integer import quantize
+from core.quantization.rounding import Rounding
+from core.runtime.check import variant_schemes
+from core.runtime.loading import load_model
+from kernels.packing import unpack
+
+DEMO = Path(__file__).parents[3] / "core" / "demo" / "checkpoint" / "Lance_Demo"
+INT4 = Scheme(4, 64, False)
+HEAD, EMBEDDING = "language_model.lm_head", "language_model.model.embed_tokens"
+QUESTION = "How many red circles are in the picture?"
+
+
+def write_variant(
+    checkpoint: Path, folder: Path, scheme_of: Callable[[str], Scheme], outer: dict[str, Scheme]
+) -> Path:
+    """A variant of ``checkpoint`` whose linears are rounded plainly."""
+    structure = structure_of(checkpoint)
+    tensors = load_file(checkpoint / "model.safetensors")
+    schemes = {name: scheme_of(name) for name in structure.target_linears()}
+    for name, scheme in {**schemes, **outer}.items():
+        weight = tensors.pop(f"{name}.weight").float()
+        rounded: Any = quantize(weight, scheme)
+        if scheme is NVFP4:
+            rounded = Rounding(NVFP4, False).grid(weight, torch.ones(weight.shape[1])).encode(weight)
+        tensors |= to_tensors(name, rounded)
+    shutil.copytree(checkpoint, folder)
+    save_file(tensors, folder / "model.safetensors")
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) if path.is_file() else {}
+    config["quantization_config"] = quantization_config(
+        next(iter(schemes.values())), list(structure.untouched), outer, schemes
+    )
+    path.write_text(json.dumps(config))
+    return folder
+
+
+def first_layers(checkpoint: Path, folder: Path, count: int) -> Path:
+    """The first layers of a Lance as a Lance: converting takes a second a layer."""
+    shutil.copytree(checkpoint.parent, folder)
+    model = folder / checkpoint.name
+    tensors = load_file(model / "model.safetensors")
+    layer_of = structure_of(checkpoint).layer_of
+    save_file({k: t for k, t in tensors.items() if (layer_of(k) or 0) < count}, model / "model.safetensors")
+    config = json.loads((model / "llm_config.json").read_text())
+    (model / "llm_config.json").write_text(json.dumps(config | {"num_hidden_layers": count}))
+    return model
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """An int4 variant of the embedded checkpoint's first layers, some linears in other formats, and its export."""
+    place = tmp_path_factory.mktemp("coreml")
+    base = first_layers(DEMO, place / "base", 2)
+
+    def scheme_of(name: str) -> Scheme:
+        if name.endswith("layers.1.self_attn.o_proj"):
+            return Scheme(4, 32, True)
+        return Scheme(5, CHANNEL, False) if name.endswith("layers.0.mlp.down_proj") else INT4
+
+    variant = write_variant(base, place / "base" / "variant", scheme_of, {HEAD: Scheme(8, 64, True)})
+    record = json.loads((variant / "lance_workbench.json").read_text())
+    (variant / "lance_workbench.json").write_text(json.dumps(record | {"name": "lance-demo_int4"}))
+    said: list[str] = []
+    exported = export(variant, place / "int4", said.append)
+    package = exported.path / "lance-demo_int4.mlpackage"
+    return SimpleNamespace(
+        base=base, variant=variant, exported=exported, package=package, runner=Runner(package), said=said
+    )
+
+
+def token_ids(folder: Path) -> torch.Tensor:
+    from core.lance.loading import load_tokenizer
+
+    return torch.tensor(load_tokenizer(folder)(QUESTION)["input_ids"])
+
+
+def lance_logits(folder: Path, ids: torch.Tensor) -> torch.Tensor:
+    """What our own model makes of the ids, in float32."""
+    model = load_model(folder, "cpu", torch.float32).model
+    flags, roles = torch.zeros(len(ids), dtype=torch.bool), torch.zeros(len(ids), dtype=torch.int8)
+    with torch.inference_mode():
+        cos, sin = model.rotary(text_positions(0, len(ids)))
+        rows = model.embed_text(ids)
+        return model.logits(model.language_model.model(rows, cos, sin, Routing.of(flags, roles), causal=True))
+
+
+def mask(new: int, past: int) -> np.ndarray:
+    """As the model card makes it."""
+    return np.triu(np.full((new, past + new), -30000, np.float16), past + 1)[None, None]
+
+
+def pieces(count: int) -> list[tuple[int, int]]:
+    """A prompt of all but two tokens, then the two one by one."""
+    return [(0, count - 2), (count - 2, count - 1), (count - 1, count)]
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("embedded", 2e-4), ("int4", 0.05)])
+def test_the_decoder_that_is_converted_answers_as_lance(world: Any, kind: str, tolerance: float) -> None:
+    """In float32, so that only what the weights went through shows: of int4 Lance rounds products to bfloat16."""
+    folder = DEMO if kind == "embedded" else world.variant
+    ids, info = token_ids(folder), describe(folder)
+    model, sizes = lance_sizes(info)
+    reader = Reader(TensorSource.open(folder), structure_of(folder), model, variant_schemes(folder))
+    decoder = reader.decoder(sizes).float()
+    with torch.inference_mode():
+        rows = [
+            decoder(ids[None, first:end], torch.from_numpy(mask(end - first, first)).float())
+            for first, end in pieces(len(ids))
+        ]
+    wanted = lance_logits(folder, ids)
+    assert float((torch.cat(rows, 1)[0] - wanted).abs().max()) < tolerance
+    assert float(wanted.abs().max()) > 5
+
+
+def test_the_written_package_answers_as_lance_from_its_state(world: Any) -> None:
+    ids = token_ids(world.variant)
+    rows = []
+    for first, end in pieces(len(ids)):
+        new = {"inputIds": ids[None, first:end].numpy().astype(np.int32)}
+        rows.append(world.runner.predict(new | {"causalMask": mask(end - first, first)})["logits"][0])
+    found, wanted = np.concatenate(rows), lance_logits(world.variant, ids).numpy()
+    assert found.dtype == np.float16
+    assert np.abs(found - wanted).max() < 0.1
+    assert (found.argmax(-1) == wanted.argmax(-1)).all()
+
+
+def und_linears(folder: Path) -> list[str]:
+    """The matrices in the order in which the package multiplies by them."""
+    structure = structure_of(folder)
+    linears = [name for group in structure.groups() if group.expert == "und" for name in group.linears]
+    return [*linears, structure.head]
+
+
+def test_codes_scales_and_zeros_are_those_of_the_variant(world: Any) -> None:
+    source = TensorSource.open(world.variant)
+    default, own = variant_schemes(world.variant)  # type: ignore[misc]
+    linears = operations(world.runner.function, "linear")
+    names = und_linears(world.variant)
+    assert len(linears) == len(names) == 15
+    for name, linear in zip(names, linears, strict=True):
+        scheme, made = own.get(name, default), linear.weight.op
+        assert made.op_type == "constexpr_blockwise_shift_scale"
+        rows, columns = made.data.shape
+        codes = unpack(source.get(f"{name}.weight_packed"), scheme.bits, columns)
+        assert np.array_equal(made.data.val, codes.numpy())
+        assert made.data.dtype.get_bitwidth() == (4 if scheme.bits <= 4 else 8)
+        scale = source.get(f"{name}.weight_scale")
+        assert np.array_equal(made.scale.val, scale.half().numpy())
+        assert (made.offset is None) == scheme.symmetric
+        steps = codes.double()
+        if made.offset is not None:
+            zero = unpack(source.get(f"{name}.weight_zero_point"), scheme.bits, rows, dim=0)
+            assert np.array_equal(made.offset.val, zero.numpy())
+            steps = steps - zero.double().repeat_interleave(columns // zero.shape[1], 1)
+        exact = steps * scale.half().double().repeat_interleave(columns // scale.shape[1], 1)
+        assert np.array_equal(made.materialized_val_inference(), exact.half().numpy()), "rounded once"
+
+
+def test_four_bit_codes_take_four_bits(world: Any) -> None:
+    default, own = variant_schemes(world.variant)  # type: ignore[misc]
+    source = TensorSource.open(world.base)
+    expected = 2.0 * 1024 * 256
+    for name in und_linears(world.variant):
+        rows, columns = source.shape(f"{name}.weight")
+        scheme = own.get(name, default)
+        bits, groups = (4 if scheme.bits <= 4 else 8), columns // scheme.width(columns)
+        expected += rows * (columns * bits + groups * (16 + (0 if scheme.symmetric else bits))) / 8
+    weights = world.package / "Data/com.apple.CoreML/weights/weight.bin"
+    assert expected < weights.stat().st_size < 1.02 * expected
+    assert world.exported.left_out[-1].startswith("the packing of int5 asym channel")
+
+
+def test_coremltools_reads_the_weights_that_lance_runs(world: Any) -> None:
+    """By its public calls, as a user on a Mac would look at them."""
+    import coremltools as ct
+    import coremltools.optimize as cto
+
+    model = cto.coreml.decompress_weights(ct.models.MLModel(str(world.package), skip_model_load=True))
+    metadata = cto.coreml.get_weights_metadata(model, weight_threshold=10_000)
+    found = [torch.from_numpy(np.array(each.val)) for each in metadata.values()]
+    runs = load_model(world.variant, "cpu", torch.float32).model
+    embedding = runs.get_submodule(EMBEDDING).weight
+    assert any(torch.equal(each, embedding.half()) for each in found)
+    for name in und_linears(world.variant):
+        weight = runs.get_submodule(name).weight().float()
+        # Ours is rounded to bfloat16, theirs to float16, of which the least number is 6e-8.
+        near = [
+            each for each in found
+            if each.shape == weight.shape and torch.allclose(each.float(), weight, rtol=2**-8, atol=1e-6)
+        ]  # fmt: skip
+        assert len(near) == 1, name
+
+
+def test_the_interface_is_that_of_the_model_card(world: Any) -> None:
+    import coremltools as ct
+
+    spec = ct.utils.load_spec(str(world.package))
+    assert spec.specificationVersion == 9, "macOS 15, iOS 18"
+    float16, int32 = 65552, 131104
+    assert {f.name: f.type.multiArrayType.dataType for f in spec.description.input} == {
+        "inputIds": int32,
+        "causalMask": float16,
+    }
+    assert [(f.name, f.type.multiArrayType.dataType) for f in spec.description.output] == [
+        ("logits", float16)
+    ]
+    states = {f.name: f.type.stateType.arrayType for f in spec.description.state}
+    assert {name: list(array.shape) for name, array in states.items()} == {
+        "keyCache": [2, 1, 1, 4096, 128],
+        "valueCache": [2, 1, 1, 4096, 128],
+    }
+    mask_range = spec.description.input[1].type.multiArrayType.shapeRange.sizeRanges
+    assert [(r.lowerBound, r.upperBound) for r in mask_range] == [(1, 1), (1, 1), (1, 4096), (1, 4096)]
+    card = (world.exported.path / "README.md").read_text()
+    for name in ("inputIds", "causalMask", "logits", "keyCache", "valueCache", "lance-demo_int4.mlpackage"):
+        assert f"`{name}`" in card
+    assert "float16 [2, 1, 1, 4096, 128]" in card and "int4 asym g64" in card
+
+
+def test_no_cache_is_ever_cast(world: Any) -> None:
+    function = world.runner.function
+    assert len(operations(function, "scaled_dot_product_attention")) == 2
+    assert len(operations(function, "coreml_update_state")) == 4
+    for op in operations(function, "cast"):
+        assert 4096 not in op.x.shape, op.name
+
+
+def test_the_folder_is_whole_and_accounted_for(world: Any) -> None:
+    exported = world.exported
+    for name, digest in exported.files.items():
+        assert hashlib.sha256((exported.path / name).read_bytes()).hexdigest() == digest, name
+    on_disk = [path for path in exported.path.rglob("*") if path.is_file()]
+    assert len(on_disk) == len(exported.files)
+    assert sum(path.stat().st_size for path in on_disk) == exported.size_bytes
+    assert {"vocab.json", "merges.txt", "tokenizer_config.json", "config.json", "README.md"} <= set(
+        exported.files
+    )
+    config = json.loads((exported.path / "config.json").read_text())
+    assert "quantization_config" not in config and config["hidden_size"] == 256
+    assert exported.left_out[0].startswith("the generation expert (")
+    assert any("vision tower" in each for each in exported.left_out)
+    assert any(line.startswith("Scales: ") for line in world.said)
+    assert all(path.stat().st_mode & 0o400 for path in on_disk)
+
+
+def test_upstreams_rounding_of_the_rotary_frequencies_is_kept(tmp_path: Path) -> None:
+    shutil.copytree(DEMO, tmp_path / "upstream")
+    record = tmp_path / "upstream" / "lance_workbench.json"
+    record.write_text(record.read_text().replace('"plain"', '"upstream"'))
+    plain, rounded = (lance_sizes(describe(folder))[1].inv_freq for folder in (DEMO, tmp_path / "upstream"))
+    assert not torch.equal(plain, rounded)
+    assert torch.equal(plain.bfloat16().float(), rounded)
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory: pytest.TempPathFactory, golden: Path) -> Path:
+    """A tiny Qwen3 with an odd number of query heads for each key head, head and embedding tied."""
+    from transformers import AutoModelForCausalLM, Qwen3Config
+
+    folder = tmp_path_factory.mktemp("causal") / "qwen3"
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=6,
+        num_key_value_heads=2, head_dim=32, max_position_embeddings=40, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    for name, parameter in model.named_parameters():
+        parameter.data.normal_(1 if "norm" in name else 0, 0.1)
+    model.save_pretrained(folder)
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        shutil.copy(golden / "tokenizer_tiny" / name, folder / name)
+    return folder
+
+
+def test_a_causal_lm_as_nvfp4_keeps_its_codes_and_answers_as_in_transformers(
+    causal: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from core.runtime.causal_lm import load_text_model
+
+    variant = write_variant(causal, tmp_path / "variant", lambda name: NVFP4, {})
+    capfd.readouterr()
+    exported = export(variant, tmp_path / "out", lambda text: None)
+    written = capfd.readouterr()
+    assert written.out == written.err == "", "the converter's warnings and progress bars stay away"
+    assert exported.left_out == ()
+    package = exported.path / "variant.mlpackage"
+    runner = Runner(package)
+    ids = torch.arange(7, 19)
+    loaded = load_text_model(variant, "cpu", torch.float32).model
+    with torch.inference_mode():
+        wanted = loaded(input_ids=ids[None]).logits[0].numpy()
+    rows = [
+        runner.predict({"inputIds": ids[None, a:b].numpy().astype(np.int32), "causalMask": mask(b - a, a)})[
+            "logits"
+        ][0]
+        for a, b in pieces(len(ids))
+    ]
+    assert np.abs(np.concatenate(rows) - wanted).max() < 0.02 * np.abs(wanted).max()
+    made = operations(runner.function, "constexpr_lut_to_dense")
+    assert len(made) == 7 and {op.indices.dtype.get_bitwidth() for op in made} == {4}
+    for name, linear in zip(und_linears(variant)[:-1], operations(runner.function, "linear"), strict=False):
+        read = linear.weight.op.materialized_val_inference()
+        runs = loaded.get_submodule(name).weight()
+        assert np.array_equal(read.astype(np.float32), runs.numpy()), f"{name}: nothing was rounded"
+    assert "macOS 26" in (exported.path / "README.md").read_text()
+    import coremltools as ct
+
+    spec = ct.utils.load_spec(str(package))
+    assert spec.specificationVersion > 9
+    assert spec.description.state[0].type.stateType.arrayType.shape[3] == 40, "no more than it was made for"
+
+
+def refuse(folder: Path, output: Path, words: str, kind: type[WorkbenchError] = CheckpointError) -> None:
+    """The export fails with a line that has ``words`` in it and leaves nothing behind."""
+    beside = sorted(output.parent.iterdir())
+    with pytest.raises(kind, match=words) as caught:
+        export(folder, output, lambda text: None)
+    assert "\n" not in str(caught.value)
+    assert sorted(output.parent.iterdir()) == beside
+
+
+def test_what_cannot_be_exported_is_named_and_leaves_nothing(
+    causal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, output = tmp_path / "changed", tmp_path / "place" / "out"
+    output.parent.mkdir()
+    shutil.copytree(causal, folder)
+    tensors = load_file(folder / "model.safetensors")
+
+    def write(**changes: torch.Tensor) -> None:
+        save_file({**tensors, **changes}, folder / "model.safetensors")
+
+    down = "model.layers.0.mlp.down_proj.weight"
+    large = tensors[down].clone()
+    large[3, 5] = 1e6
+    write(**{down: large})
+    refuse(folder, output, r"down_proj\.weight holds 1e\+06, beyond the 65504 of float16")
+    write(**{"model.extra.weight": torch.ones(2)})
+    refuse(folder, output, r"model\.extra\.weight is not known")
+    save_file({key: t for key, t in tensors.items() if key != down}, folder / "model.safetensors")
+    refuse(folder, output, r"has no mlp\.down_proj\.weight")
+    write()
+    config = json.loads((folder / "config.json").read_text())
+    for changes, words in (
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', Core ML gets 'silu'"),
+        (
+            {"model_type": "olmo", "architectures": ["OlmoForCausalLM"]},
+            "model_type is 'olmo', Core ML gets llama",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+            "rope_type is 'dynamic'",
+        ),
+    ):
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        refuse(folder, output, words)
+    (folder / "config.json").write_text(json.dumps(config))
+
+    def broken(*args: Any, **kwargs: Any) -> str:
+        package = args[1]
+        package.mkdir()
+        raise WorkbenchError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("core.formats.coreml_export.convert", broken)
+        refuse(folder, output, "no space", WorkbenchError)
+        patch.setitem(sys.modules, "coremltools", None)
+        refuse(folder, output, r'pip install "lance-workbench\[coreml\]"', WorkbenchError)
+    output.mkdir()
+    (output / "mine").write_text("kept")
+    refuse(folder, output, "a folder that holds something", UsageError)
+    assert (output / "mine").read_text() == "kept"
+
+
+def test_scales_that_float16_cannot_hold_are_refused_unless_nothing_hangs_on_them(tmp_path: Path) -> None:
+    variant = write_variant(DEMO, tmp_path / "variant", lambda name: INT4, {})
+    key = "language_model.model.layers.0.mlp.up_proj"
+    tensors = load_file(variant / "model.safetensors")
+    scale = tensors[f"{key}.weight_scale"]
+    model, _ = lance_sizes(describe(variant))
+
+    def read(row: int | slice, size: float) -> Reader:
+        changed = scale.clone()
+        changed[row] = size
+        save_file({**tensors, f"{key}.weight_scale": changed}, variant / "model.safetensors")
+        source = TensorSource.open(variant)
+        reader = Reader(source, structure_of(variant), model, variant_schemes(variant))
+        reader.weight(key)
+        return reader
+
+    with pytest.raises(CheckpointError, match=r"up_proj: the scale 3e\+04 of row 2, group \d overflows"):
+        read(2, 3e4)
+    with pytest.raises(CheckpointError, match=r"up_proj: the scale 1e-08 of .* loses 100\.0% of the weights"):
+        read(slice(None), 1e-8)
+    # A row of next to nothing vanishes, and is counted.
+    before, after = read(2, float(scale[2, 0])).scales, read(2, 1e-8).scales
+    assert after.changed == before.changed + 4 and after.worst < 1e-7
+
+
+def test_a_lance_that_lacks_a_tensor_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    from core.checkpoints.layout import layout_of
+
+    shutil.copytree(DEMO, tmp_path / "part")
+    tensors = load_file(DEMO / "model.safetensors")
+    del tensors["language_model.model.layers.2.self_attn.k_norm.weight"]
+    save_file(tensors, tmp_path / "part" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"layers\.2\.self_attn\.k_norm\.weight is missing"):
+        check_complete(TensorSource.open(tmp_path / "part"), layout_of(tmp_path / "part"))
+
+
+def test_a_converter_that_fails_is_reported_in_one_line(
+    causal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = coreml_convert.load_coremltools()
+
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise ValueError("operation 'x'\nis unknown")
+
+    monkeypatch.setattr(tools, "convert", fails)
+    refuse(
+        causal, tmp_path / "out", r"cannot convert the decoder \(operation 'x' is unknown\)", WorkbenchError
+    )
