@@ -100,6 +100,9 @@ ACTIONS: Final = (
     Action("jobs.sensitivity", "S", "Show what a sensitivity job measured", _MEASURED, "result"),
     Action("jobs.copy", "y", "Copy the job's log path", "jobs show"),
     Action("checkpoints.verify", "v", "Verify the files", "checkpoints verify", "verify"),
+    Action(
+        "checkpoints.publish", "u", "Publish it on the Hugging Face Hub", "checkpoints publish", "publish"
+    ),
     Action("checkpoints.sensitivity", "S", "Show where recipes hurt it", _MEASURED, "sensitivity"),
     Action("checkpoints.open", "enter", "Show the runs of this row", "runs list", "its runs"),
     Action(

@@ -148,11 +148,28 @@ class CheckpointsScreen(AreaScreen):
         self.app.call_from_thread(self.refresh_data)
         self.app.call_from_thread(self.app.say, text, bad=bad)
 
-    def action_verify(self) -> None:
+    async def action_publish(self) -> None:
+        from workbench.screens.publish import Publish
+
+        row = self._with_weights("published")
+        await self.app.open_box(Publish(self.app.store, row["name"], row["kind"]), self._published)
+
+    def _published(self, job: int | None) -> None:
+        if job is not None:
+            self.app.supervise()
+            self.app.look_again()
+            self.app.say(f"started job {job}; 3 shows its progress, and it goes on if you quit")
+
+    def _with_weights(self, can_be: str) -> Row:
+        """The row under the cursor, if it is a checkpoint or a finished variant."""
         row = self._row()
         if row["kind"] == "calibration" or row["unfinished"]:
             what = "a calibration" if row["kind"] == "calibration" else "not finished"
-            raise UsageError(f"{row['name']}: {what}; checkpoints and variants can be verified")
+            raise UsageError(f"{row['name']}: {what}; checkpoints and variants can be {can_be}")
+        return row
+
+    def action_verify(self) -> None:
+        row = self._with_weights("verified")
         self.app.say(f"verifying {row['name']}: every tensor is read …")
         self.run_worker(lambda: self._verify(row["name"]), thread=True, group="verify", exit_on_error=False)
 
