@@ -270,6 +270,10 @@ def _companions(
     """Write tokenizer, config.json and generation_config.json."""
     tokenizer = load_tokenizer(info.path)
     stop, pad = tokenizer.convert_tokens_to_ids(IM_END), tokenizer.pad_token_id
+    if stop is None:
+        raise CheckpointError(
+            f"{info.path}: its tokenizer has no {IM_END}, which ends an answer; fetch it again"
+        )
     with disk_errors(folder):
         for name in (*TOKENIZER_FILES, *_TOKENIZER_EXTRAS):
             if (info.path / name).is_file():

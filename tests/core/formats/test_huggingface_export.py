@@ -349,6 +349,11 @@ def test_what_cannot_be_exported_is_refused(exported: Any, tmp_path: Path) -> No
     (source / "merges.txt").unlink()
     with pytest.raises(WorkbenchError, match=r"the tokenizer's merges\.txt is missing"):
         export(source, tmp_path / "out", lambda text: None)
+    shutil.copyfile(CHECKPOINT / "merges.txt", source / "merges.txt")
+    config = (source / "tokenizer_config.json").read_text()
+    (source / "tokenizer_config.json").write_text(config.replace("<|im_end|>", "<|end|>"))
+    with pytest.raises(CheckpointError, match=r"tokenizer has no <\|im_end\|>"):
+        export(source, tmp_path / "out", lambda text: None)
     assert not (tmp_path / "out").exists() and (tmp_path / "file").read_text() == "mine"
 
 

@@ -169,3 +169,4 @@ def test_a_job_in_words() -> None:
     spec = {"checkpoint": "lance-demo", "recipe": "int4-awq", "group": 64}
     assert kinds.what("quantize", spec) == "lance-demo · int4-awq · g64"
     assert kinds.what("evaluate", {"checkpoint": "v", "suites": ["a", "b"]}) == "v · a b"
+    assert kinds.what("export", {"checkpoint": "v", "format": "mlx", "output": None}) == "v · mlx"
