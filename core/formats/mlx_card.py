@@ -30,9 +30,9 @@ def losses(source: Source, dense: Sequence[Part], rounding: Rounding) -> list[st
         )
     if rounding.linears:
         said.append(
-            f"the last bits of the zero points of {rounding.linears} linears: MLX adds a bfloat16 number instead, off "
-            f"by {rounding.rms:.3f} of a step in the root mean square and {rounding.worst:.3f} at most, where rounding "
-            f"to codes is off by {ROUNDING_TO_CODES}"
+            f"the last bits of the zero points of {rounding.linears} linears: MLX adds a bfloat16 number to each group "
+            f"instead, off by {rounding.rms:.3f} of a step in the root mean square and {rounding.worst:.3f} at most, "
+            f"where rounding to codes is off by {ROUNDING_TO_CODES}"
         )
     files = source.stored.files
     plain = {

@@ -11,6 +11,7 @@ from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError, UsageError
 from core.formats.compressed_tensors import PACKED
 from core.formats.understanding import Part, Stored, left_behind, units
+from core.huggingface.loading import load_tokenizer as load_causal_tokenizer
 from core.huggingface.structure import COMPUTED, NORM
 from core.lance.config import LanceConfig
 from core.lance.loading import load_tokenizer
@@ -119,6 +120,7 @@ def _huggingface(info: CheckpointInfo, stored: Stored) -> Source:
             f"are {', '.join(DECODERS)}. `mlx_lm.convert` may know it"
         )
     layout, files = layout_of(info.path), stored.files
+    load_causal_tokenizer(info.path)
     packed = {
         name.removesuffix("_packed")
         for name in files.keys()  # noqa: SIM118 - not a dict

@@ -6,6 +6,8 @@ packs them: a dense string of bits, lowest first, for every width, and ours are 
 words and scales are taken as they are, and the bias of a group is ``-(zero + 2**(bits - 1)) * scale``. That is exact in
 bfloat16 without zeros; with a zero it is rounded, by at most half a unit in the last of its eight bits. Seven bits,
 which MLX lacks, are stored as eight; codes have room there to be stored less their zeros, and nothing is rounded.
+MLX's Metal kernels compute a weight in float32 and at most round it once to bfloat16, as ours is; its CPU path rounds
+``code * scale`` as well when the model runs in bfloat16.
 
 Its nvfp4 mode has our codes and E4M3 scales, bit for bit, and ``weight = code * scale``. The global scale that its
 linears have no place for is what ``mlx_decoder`` multiplies their products by: a power of two in our variants, so exact
