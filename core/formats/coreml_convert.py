@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,6 +43,20 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@contextlib.contextmanager
+def _scratch(place: Path) -> Iterator[None]:
+    """Have temporary files in ``place``: coremltools writes all weights to one first, and the system's folder for them
+    is often small.
+    """
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix=".scratch-", dir=place) as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def load_coremltools() -> Any:
@@ -111,9 +126,8 @@ def convert(decoder: TextDecoder, package: Path, *, tables: bool) -> str:
     rows, end = (tools.RangeDim(1, sizes.context, default=1) for _ in range(2))
     shape = tuple(decoder.keyCache.shape)
     half = numpy.float16
-    said = io.StringIO()
     try:
-        with _quiet(), contextlib.redirect_stderr(said):
+        with _quiet(), contextlib.redirect_stderr(io.StringIO()), _scratch(package.parent):
             tools.convert(
                 traced,
                 inputs=[

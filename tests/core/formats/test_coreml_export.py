@@ -42,6 +42,7 @@ from kernels.packing import unpack
 DEMO = Path(__file__).parents[3] / "core" / "demo" / "checkpoint" / "Lance_Demo"
 INT4 = Scheme(4, 64, False)
 HEAD, EMBEDDING = "language_model.lm_head", "language_model.model.embed_tokens"
+OUTER = {HEAD: Scheme(8, 64, True), EMBEDDING: Scheme(4, 64, True)}
 QUESTION = "How many red circles are in the picture?"
 
 
@@ -92,7 +93,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
             return Scheme(4, 32, True)
         return Scheme(5, CHANNEL, False) if name.endswith("layers.0.mlp.down_proj") else INT4
 
-    variant = write_variant(base, place / "base" / "variant", scheme_of, {HEAD: Scheme(8, 64, True)})
+    variant = write_variant(base, place / "base" / "variant", scheme_of, OUTER)
     record = json.loads((variant / "lance_workbench.json").read_text())
     (variant / "lance_workbench.json").write_text(json.dumps(record | {"name": "lance-demo_int4"}))
     said: list[str] = []
@@ -194,8 +195,8 @@ def test_codes_scales_and_zeros_are_those_of_the_variant(world: Any) -> None:
 def test_four_bit_codes_take_four_bits(world: Any) -> None:
     default, own = variant_schemes(world.variant)  # type: ignore[misc]
     source = TensorSource.open(world.base)
-    expected = 2.0 * 1024 * 256
-    for name in und_linears(world.variant):
+    expected = 0.0
+    for name in [*und_linears(world.variant), EMBEDDING]:
         rows, columns = source.shape(f"{name}.weight")
         scheme = own.get(name, default)
         bits, groups = (4 if scheme.bits <= 4 else 8), columns // scheme.width(columns)
@@ -205,25 +206,16 @@ def test_four_bit_codes_take_four_bits(world: Any) -> None:
     assert world.exported.left_out[-1].startswith("the packing of int5 asym channel")
 
 
-def test_coremltools_reads_the_weights_that_lance_runs(world: Any) -> None:
-    """By its public calls, as a user on a Mac would look at them."""
-    import coremltools as ct
-    import coremltools.optimize as cto
-
-    model = cto.coreml.decompress_weights(ct.models.MLModel(str(world.package), skip_model_load=True))
-    metadata = cto.coreml.get_weights_metadata(model, weight_threshold=10_000)
-    found = [torch.from_numpy(np.array(each.val)) for each in metadata.values()]
+def test_the_weights_are_those_that_lance_runs(world: Any) -> None:
     runs = load_model(world.variant, "cpu", torch.float32).model
-    embedding = runs.get_submodule(EMBEDDING).weight
-    assert any(torch.equal(each, embedding.half()) for each in found)
-    for name in und_linears(world.variant):
-        weight = runs.get_submodule(name).weight().float()
+    linears = operations(world.runner.function, "linear")
+    for name, linear in zip(und_linears(world.variant), linears, strict=True):
+        weight = runs.get_submodule(name).weight().float().numpy()
         # Ours is rounded to bfloat16, theirs to float16, of which the least number is 6e-8.
-        near = [
-            each for each in found
-            if each.shape == weight.shape and torch.allclose(each.float(), weight, rtol=2**-8, atol=1e-6)
-        ]  # fmt: skip
-        assert len(near) == 1, name
+        assert np.allclose(linear.weight.op.materialized_val_inference(), weight, rtol=2**-8, atol=1e-6), name
+    table = operations(world.runner.function, "gather")[-1].x.op.materialized_val_inference()
+    rows = runs.embed_text(torch.arange(1024)).numpy()
+    assert np.allclose(table, rows, rtol=2**-8, atol=1e-6)
 
 
 def test_the_interface_is_that_of_the_model_card(world: Any) -> None:
@@ -339,8 +331,17 @@ def test_a_causal_lm_as_nvfp4_keeps_its_codes_and_answers_as_in_transformers(
         assert np.array_equal(read.astype(np.float32), runs.numpy()), f"{name}: nothing was rounded"
     assert "macOS 26" in (exported.path / "README.md").read_text()
     import coremltools as ct
+    import coremltools.optimize as cto
 
-    spec = ct.utils.load_spec(str(package))
+    model = cto.coreml.decompress_weights(ct.models.MLModel(str(package), skip_model_load=True))
+    found = [each.val for each in cto.coreml.get_weights_metadata(model, weight_threshold=1000).values()]
+    for name in und_linears(variant)[:-1]:
+        runs = loaded.get_submodule(name).weight().numpy()
+        assert any(np.array_equal(each, runs) for each in found), f"{name} by coremltools' public calls"
+    table = operations(runner.function, "gather")[-1].x.val
+    assert np.array_equal(table, loaded.model.embed_tokens.weight.half().numpy())
+    assert np.array_equal(operations(runner.function, "linear")[-1].weight.val, table), "stored once, tied"
+    spec = model.get_spec()
     assert spec.specificationVersion > 9
     assert spec.description.state[0].type.stateType.arrayType.shape[3] == 40, "no more than it was made for"
 
