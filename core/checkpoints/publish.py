@@ -303,7 +303,9 @@ def _send(
     say(f"{repo}: {len(changed)} of {len(sizes)} files are new or have changed, {size(total)}")
     operations = []
     for done, name in enumerate(changed):
-        progress(done, len(changed), "files", f"sending {name}, {size(sizes[name])}")
+        told = f"sending {name}, {size(sizes[name])}"
+        progress(done, len(changed), "files", told)
+        say(f"{told} ({done + 1} of {len(changed)})")
         content = planned.files[name]
         operation = CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
         # Large files go one by one, so that a stop is heard between them; small ones go with the commit.

@@ -66,7 +66,7 @@ def card(found: Contents, store: Store) -> Card:
             f"{path}: no UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from error
     runs, others = _evaluations(found, store)
-    text = _with_base(before, found.record, store)
+    text = _with_base(before, store)
     if runs:
         text = _with_section(text or f"# {found.name}\n", _section(runs))
     if text != before:
@@ -132,17 +132,27 @@ def _with_section(text: str, section: str) -> str:
     return f"{text.rstrip()}\n\n{section}"
 
 
-def _with_base(text: str, record: Mapping[str, Any], store: Store) -> str:
-    """The card with the repository that the base model was fetched from in place of its name here."""
-    made_from = record.get("source")
-    name = made_from.get("name") if isinstance(made_from, dict) else None
-    row = store.checkpoint(name) if isinstance(name, str) else None
-    repo = row["details"].get("repo") if row is not None and isinstance(row["details"], dict) else None
-    if not isinstance(repo, str):
-        return text
-    return re.sub(
-        rf"^base_model: {re.escape(str(name))}$", f"base_model: {repo}", text, count=1, flags=re.MULTILINE
+_BASE = re.compile(r"\A(---\n(?:(?!---\n).*\n)*?base_model: )([^\s/]+)$", re.MULTILINE)
+
+
+def _with_base(text: str, store: Store) -> str:
+    """The card with the repository that the base model was fetched from, or published to, in place of its name here."""
+    found = _BASE.match(text)
+    repo = _repository(found[2], store) if found else None
+    return _BASE.sub(rf"\g<1>{repo}", text, count=1) if repo else text
+
+
+def _repository(name: str, store: Store) -> str | None:
+    row = store.checkpoint(name)
+    fetched = row["details"].get("repo") if row is not None and isinstance(row["details"], dict) else None
+    if isinstance(fetched, str):
+        return fetched
+    published = store.query(
+        "SELECT json_extract(result, '$.repository') AS repo FROM jobs WHERE kind = 'publish' "
+        "AND state = 'succeeded' AND json_extract(result, '$.name') = ? ORDER BY id DESC LIMIT 1",
+        (name,),
     )
+    return str(published[0]["repo"]) if published else None
 
 
 def _lacks(text: str) -> list[str]:

@@ -144,6 +144,21 @@ def test_the_base_model_is_named_by_its_repository(store: Store, folder: Path) -
     assert not any("base_model" in remark for remark in found.remarks)
 
 
+def test_the_base_of_an_export_is_where_the_variant_was_published(store: Store, folder: Path) -> None:
+    for number, (repo, state) in enumerate(
+        (("me/old", "succeeded"), ("me/new", "succeeded"), ("me/x", "failed"))
+    ):
+        result = json.dumps({"name": "lance-demo", "repository": repo})
+        store.execute(
+            "INSERT INTO jobs (kind, spec, spec_hash, state, result, created_at) VALUES ('publish', '{}', ?, ?, ?, "
+            "'2026-01-01T00:00:00.000Z')",
+            (str(number), state, result),
+        )
+    assert made(store, folder)[1] == HEAD.replace("base_model: lance-demo", "base_model: me/new")
+    (folder / "README.md").write_text(HEAD.replace("lance-demo", "unknown") + "base_model: lance-demo\n")
+    assert made(store, folder)[1] == ""  # only the head is read
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
