@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from core.checkpoints.layout import Layout
-from core.checkpoints.source import TensorSource
+from core.checkpoints.source import PIECE, TensorSource
 from core.errors import CheckpointError
 from core.formats.compressed_tensors import PACKED
 from core.formats.coreml_decoder import Codes, Layer, Linear, RMSNorm, Sizes, TextDecoder, Weight
@@ -49,11 +49,12 @@ class Rounded:
     """Greatest absolute difference."""
 
     def add(self, before: Tensor, after: Tensor) -> None:
-        """Count a tensor and what became of it."""
-        off = (before.double() - after.double()).abs()
-        self.values += before.numel()
-        self.changed += int((off > 0).sum())
-        self.worst = max(self.worst, float(off.max()) if off.numel() else 0.0)
+        """Count a tensor and what became of it, in pieces: an embedding is a gigabyte."""
+        for old, new in zip(before.flatten().split(PIECE), after.flatten().split(PIECE), strict=True):
+            off = (old.double() - new.double()).abs()
+            self.values += off.numel()
+            self.changed += int((off > 0).sum())
+            self.worst = max(self.worst, float(off.amax()))
 
     @property
     def words(self) -> str:
@@ -117,7 +118,7 @@ class Reader:
         return RMSNorm(self._get(f"{name}.weight").float(), self.structure.norm_eps)
 
     def _float16(self, key: str, tensor: Tensor) -> Tensor:
-        greatest = float(tensor.abs().amax())
+        greatest = max(abs(float(end)) for end in tensor.aminmax())
         if greatest > GREATEST:
             raise CheckpointError(
                 f"{self.source.entry(key).file}: {key} holds {greatest:g}, beyond the {GREATEST:g} of float16, which "
@@ -196,7 +197,8 @@ class Reader:
             bad, what = off, f"loses {loss:.1%} of the weights with others"
         else:
             needed = reach > 0
-            self.scales.add(scale[needed], half[needed])
+            if bool(needed.any()):
+                self.scales.add(scale[needed], half[needed])
             return half
         row, group = divmod(int(bad.argmax()), scale.shape[1])
         raise CheckpointError(
