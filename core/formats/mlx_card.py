@@ -111,7 +111,7 @@ def _beyond(source: Source, forms: Mapping[str, Form]) -> list[str]:
 
 
 def _formats(source: Source, forms: Mapping[str, Form]) -> str:
-    """``12 of its linears as int4 asym g64, with the variant's codes, the rest in bfloat16``."""
+    """``28 modules as int4 asym g64 (mode affine, 4 bits, group 64), …, and the rest in bfloat16``."""
     if not forms:
         return "in bfloat16"
     counts: dict[str, int] = {}
@@ -122,5 +122,5 @@ def _formats(source: Source, forms: Mapping[str, Form]) -> str:
         stored = f"mode {form.mode}, {form.bits} bits, group {form.group_size}"
         label = f"{scheme.label} ({stored})"
         counts[label] = counts.get(label, 0) + 1
-    said = " and ".join(f"{count} modules as {label}" for label, count in counts.items())
+    said = " and ".join(f"{count} module{'s' * (count > 1)} as {label}" for label, count in counts.items())
     return f"{said}, with the very codes of the variant, and the rest in bfloat16"

@@ -102,7 +102,7 @@ def export(source: Path, output: Path, say: Callable[[str], None]) -> Exported:
         text = card(opened, plan.forms, left_out, own_file=plan.own_file)
         _companions(partial, opened, plan, text)
         say("loading it with mlx-lm, without its values")
-        _check(load_model, partial, opened.info.path)
+        _check(load_model, partial, opened.info.path, own_file=plan.own_file)
         check_output(output)
         paths = sorted(path for path in partial.iterdir() if path.is_file())
         hashes = {path.name: written.files.get(path.name) or sha256_file(path) for path in paths}
@@ -192,15 +192,15 @@ def _companions(folder: Path, opened: Source, plan: Plan, text: str) -> None:
         (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def _check(load_model: Callable[..., Any], folder: Path, source: Path) -> None:
+def _check(load_model: Callable[..., Any], folder: Path, source: Path, *, own_file: bool) -> None:
     """Let mlx-lm build the model and find a tensor of the right shape for each of its parameters, and no other.
 
     Raises:
         CheckpointError: it does not.
     """
     try:
-        load_model(folder, lazy=True, strict=True, trust_remote_code=True)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        load_model(folder, lazy=True, strict=True, trust_remote_code=own_file)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         words = " ".join(str(error).split())
         raise CheckpointError(
             f"{source}: mlx-lm does not build what it is ({words[:300] or error!r}); another version of mlx-lm may"

@@ -35,6 +35,11 @@ _SIZES = (
 )  # fmt: skip
 """Keys of config.json that mlx-lm has defaults of its own for, or none."""
 
+_DROPPED = {
+    "quantization_config", "quantization", "quantize_activations", "model_file", "auto_map", "lance_workbench",
+}  # fmt: skip
+"""Keys that tell mlx-lm and transformers how to read weights, or to run code, that are not in the export."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -131,7 +136,7 @@ def _huggingface(info: CheckpointInfo, stored: Stored) -> Source:
     structure = layout.structure
     resolved = AutoConfig.from_pretrained(info.path, local_files_only=True)
     left_out: list[str] = []
-    body = {key: value for key, value in info.config.items() if key != "quantization_config"}
+    body = {key: value for key, value in info.config.items() if key not in _DROPPED}
     body |= {key: getattr(resolved, key) for key in _SIZES if getattr(resolved, key, None) is not None}
     body |= {"head_dim": structure.head_dim, "tie_word_embeddings": structure.tied, "torch_dtype": "bfloat16"}
     body |= _rope(info, resolved)

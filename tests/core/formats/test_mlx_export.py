@@ -31,8 +31,9 @@ from core.quantization import job
 from core.runtime import load_model
 from core.store import Store
 
-mlx_lm: Any = pytest.importorskip("mlx_lm", reason="needs the extra 'mlx'")
 mx: Any = pytest.importorskip("mlx.core", reason="needs the extra 'mlx'")
+mx.set_default_device(mx.cpu)
+mlx_lm: Any = pytest.importorskip("mlx_lm", reason="needs the extra 'mlx'")
 
 ROOT = Path(__file__).parents[3]
 DEMO = ROOT / "core" / "demo" / "checkpoint" / "Lance_Demo"

@@ -17,6 +17,7 @@ from core.quantization.scheme import CHANNEL, NVFP4, Scheme
 from kernels.packing import unpack
 
 mx: Any = pytest.importorskip("mlx.core", reason="needs the extra 'mlx'")
+mx.set_default_device(mx.cpu)
 
 ROWS, COLUMNS = 24, 384
 

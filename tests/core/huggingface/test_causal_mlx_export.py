@@ -18,8 +18,9 @@ from core.formats.mlx_export import export
 from core.quantization import job
 from core.runtime.causal_lm import load_text_model
 
-mlx_lm: Any = pytest.importorskip("mlx_lm", reason="needs the extra 'mlx'")
 mx: Any = pytest.importorskip("mlx.core", reason="needs the extra 'mlx'")
+mx.set_default_device(mx.cpu)
+mlx_lm: Any = pytest.importorskip("mlx_lm", reason="needs the extra 'mlx'")
 
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -124,6 +125,16 @@ def test_a_window_that_mlx_lm_does_not_keep_is_named(tmp_path: Path) -> None:
     folder = rewritten(tiny_decoders.write(tmp_path / "mistral", "mistral"), sliding_window=128)
     exported = export(folder, tmp_path / "out", lambda text: None)
     assert any("window of 128 tokens" in each for each in exported.left_out)
+
+
+def test_code_that_a_checkpoint_names_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    folder = rewritten(
+        tiny_decoders.write(tmp_path / "qwen2", "qwen2"), model_file=str(tmp_path / "theirs.py")
+    )
+    exported = export(folder, tmp_path / "out", lambda text: None)
+    assert "trust" not in exported.loads_with and not (tmp_path / "ran").exists()
+    assert "model_file" not in json.loads((tmp_path / "out" / "config.json").read_text())
 
 
 @pytest.mark.parametrize(
