@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from core.formats.coreml_convert import HIDDEN, IDS, LOGITS, MASK, STATES
 from core.formats.coreml_decoder import Sizes
+from core.lance.prompts import IM_END, IM_START
 
+_QUESTION = "What is the colour of a ripe banana?"
+_TURN = f"{IM_START}user\n{_QUESTION}{IM_END}\n{IM_START}assistant\n"
 _CALL = """```python
 import coremltools as ct
 import numpy as np
@@ -15,12 +19,15 @@ from transformers import AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained(".")
 model = ct.models.MLModel("{package}", compute_units=ct.ComputeUnit.CPU_AND_GPU)
 state, past = model.make_state(), 0
-ids, answer = tokenizer("Hello")["input_ids"], []
-for _ in range(50):
+stop = tokenizer.convert_tokens_to_ids({stop})
+ids, answer = tokenizer({prompt})["input_ids"], []
+while len(answer) < 50:
     new = len(ids)
     mask = np.triu(np.full((new, past + new), {hidden:g}, np.float16), past + 1)
     inputs = {{"{ids}": np.array([ids], np.int32), "{mask}": mask[None, None]}}
     token = int(model.predict(inputs, state)["{logits}"][0, -1].argmax())
+    if token == stop:
+        break
     past, ids = past + new, [token]
     answer.append(token)
 print(tokenizer.decode(answer))
@@ -54,7 +61,8 @@ def card(
     size_bytes: int,
 ) -> str:
     """Markdown for the export of the checkpoint or variant ``name`` of ``base``; ``formats`` counts its weights."""
-    words = " and ".join(f"{count} as {label}" for label, count in formats.items())
+    words = ", ".join(f"{count} as {label}" for label, count in formats.items())
+    codes = "Codes are those of the source, bit for bit; a weight is `(code - zero) * scale`, rounded once to float16. "
     shape = [sizes.layers, 1, sizes.kv_heads, sizes.context, sizes.head_dim]
     meaning = features(sizes)
     kinds = {
@@ -77,7 +85,7 @@ def card(
         f"# {name} for Core ML",
         "",
         f"{what} {name} as `{package}`: text in, text out, with its key/value cache as the package's state. "
-        f"{sum(formats.values())} matrices: {words}. {size_bytes / 1e6:,.1f} MB. Runs on {runs_on} and later.",
+        f"Its matrices: {words}. {size_bytes / 1e6:,.1f} MB. Runs on {runs_on} and later.",
         "",
         "| name | | type and shape | meaning |",
         "|---|---|---|---|",
@@ -86,10 +94,17 @@ def card(
         f"n and past + n go from 1 to {sizes.context}. Give a prompt in one call or in pieces of a few hundred "
         "tokens (the logits of all n come back), then token by token with the same state; a new text needs a new one.",
         "",
-        _CALL.format(package=package, hidden=HIDDEN, ids=IDS, mask=MASK, logits=LOGITS),
+        _CALL.format(
+            package=package,
+            hidden=HIDDEN,
+            ids=IDS,
+            mask=MASK,
+            logits=LOGITS,
+            stop=f'"{IM_END}"' if family == "lance" else "tokenizer.eos_token",
+            prompt=json.dumps(_TURN if family == "lance" else _QUESTION),
+        ),
         "",
-        "Codes are those of the source, bit for bit; a weight is `(code - zero) * scale`, rounded once to float16. "
-        + " ".join(rounding),
+        (codes if set(formats) - {"float16"} else "") + " ".join(rounding),
         "",
         "Linears and attention compute in float16, everything between them in float32. Core ML runs on Apple's systems "
         "only, and the package was made without running it there: compare a first answer with the source's.",

@@ -17,7 +17,7 @@ from core.checkpoints.describe import (
     describe,
     own_record,
 )
-from core.checkpoints.layout import layout_of
+from core.checkpoints.layout import Layout, layout_of
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
 from core.files import replacing_folder, sha256_file
@@ -25,10 +25,12 @@ from core.formats.coreml_card import card, features
 from core.formats.coreml_convert import annotate, convert, load_coremltools, open_access
 from core.formats.coreml_decoder import Sizes
 from core.formats.coreml_sizes import causal_sizes, check_known, lance_sizes
-from core.formats.coreml_weights import Reader, check_complete, left_out
+from core.formats.coreml_weights import Reader, check_complete, check_taken
 from core.formats.export_request import check_output
 from core.formats.exported import Exported
+from core.formats.understanding import left_behind
 from core.host_memory import return_freed
+from core.lance.config import LanceConfig
 from core.quantization.groups import Structure
 from core.runtime.check import variant_schemes
 
@@ -64,7 +66,7 @@ def export(source: Path, output: Path, say: Callable[[str], None]) -> Exported:
     reader = Reader(tensors, layout.structure, model, variant_schemes(info.path))
     say(f"reading {sizes.layers} layers; a cache of {sizes.context} tokens")
     decoder = reader.decoder(sizes)
-    omitted = _omitted(left_out(tensors, layout, reader.used), info, reader)
+    omitted = _left_out(info, layout, reader)
     rounding = [
         f"Weights and biases that became float16: {reader.dense.words}.",
         *([f"Scales: {reader.scales.words}."] if reader.scales.values else []),
@@ -128,12 +130,13 @@ def _check_tokenizer(info: CheckpointInfo) -> None:
         )
 
 
-def _omitted(parts: dict[str, int], info: CheckpointInfo, reader: Reader) -> tuple[str, ...]:
-    words = [f"the {part} ({count} tensors)" for part, count in parts.items()]
+def _left_out(info: CheckpointInfo, layout: Layout, reader: Reader) -> tuple[str, ...]:
+    """What of the source is not in the package; every tensor is in it or meant here."""
+    words: list[str] = []
     if info.family == "lance":
-        if "vision tower" not in parts:
-            words.append("the vision tower (a file of its own)")
-        words.append("the VAE (a file of its own)")
+        words = left_behind(info.path, reader.source, reader.used, LanceConfig.from_folder(info.path))
+    else:
+        check_taken(reader.source, layout, reader.used)
     if reader.wide:
         words.append(
             f"the packing of {', '.join(sorted(reader.wide))}: Core ML has integers of 4 and 8 bits, so these codes "

@@ -6,7 +6,6 @@ becomes float16 too, but for norms, which stay float32. Nothing is quantized her
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -207,13 +206,6 @@ class Reader:
         )
 
 
-LEFT_OUT = {
-    "vision tower": ("vit_model.",),
-    "generation expert": ("_moe_gen.", "vae2llm.", "llm2vae.", "time_embedder.", "latent_pos_embed."),
-}
-"""Parts of a Lance that no text decoder has, by what is in their tensors' names."""
-
-
 def check_complete(source: TensorSource, layout: Layout) -> None:
     """Check names and shapes of a checkpoint or variant before anything is read.
 
@@ -225,32 +217,15 @@ def check_complete(source: TensorSource, layout: Layout) -> None:
         raise CheckpointError(problem)
 
 
-def left_out(source: TensorSource, layout: Layout, used: set[str]) -> dict[str, int]:
-    """How many tensors of each part of ``LEFT_OUT`` were not taken.
+def check_taken(source: TensorSource, layout: Layout, used: set[str]) -> None:
+    """Check that all of a causal LM is in its decoder, but for what the model computes and a tied head's second copy.
 
     Raises:
-        CheckpointError: a tensor was not taken and belongs to none of these parts; it is named.
+        CheckpointError: a tensor is not; it is named.
     """
-    found: dict[str, int] = {}
+    twice = f"{layout.structure.head}.weight" if layout.structure.tied else None
     for key in source.entries:
-        if key in used or (layout.structure.family == "huggingface" and _computed(layout, key)):
-            continue
-        part = next(_parts(key), None) if layout.structure.family == "lance" else None
-        if part is None:
+        if key not in used and key != twice and not layout.ignored.match(key):
             raise CheckpointError(
                 f"{source.entry(key).file}: {key} has no place in a Core ML decoder; it cannot be exported"
             )
-        found[part] = found.get(part, 0) + 1
-    return found
-
-
-def _computed(layout: Layout, key: str) -> bool:
-    """Whether a tensor is a table that the model computes, or the second copy of a tied head."""
-    twice = layout.structure.tied and key == f"{layout.structure.head}.weight"
-    return twice or bool(layout.ignored.match(key))
-
-
-def _parts(key: str) -> Iterator[str]:
-    for part, marks in LEFT_OUT.items():
-        if any(mark in key for mark in marks):
-            yield part

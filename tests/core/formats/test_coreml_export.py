@@ -104,10 +104,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     )
 
 
-def token_ids(folder: Path) -> torch.Tensor:
+def token_ids(folder: Path, text: str = QUESTION) -> torch.Tensor:
     from core.lance.loading import load_tokenizer
 
-    return torch.tensor(load_tokenizer(folder)(QUESTION)["input_ids"])
+    return torch.tensor(load_tokenizer(folder)(text)["input_ids"])
 
 
 def lance_logits(folder: Path, ids: torch.Tensor) -> torch.Tensor:
@@ -244,6 +244,41 @@ def test_the_interface_is_that_of_the_model_card(world: Any) -> None:
     assert "float16 [2, 1, 1, 4096, 128]" in card and "int4 asym g64" in card
 
 
+def test_the_program_on_the_model_card_runs_and_answers_as_lance(
+    world: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import coremltools as ct
+
+    class Package(Runner):
+        """In MLModel's place, which needs a Mac."""
+
+        def __init__(self, path: str, compute_units: Any) -> None:
+            super().__init__(Path(path))
+
+        def make_state(self) -> dict[str, np.ndarray]:
+            return self.states
+
+        def predict(self, inputs: dict[str, np.ndarray], state: Any = None) -> dict[str, np.ndarray]:
+            assert state is self.states
+            return super().predict(inputs)
+
+    monkeypatch.setattr(ct.models, "MLModel", Package)
+    monkeypatch.chdir(world.exported.path)
+    program = Path("README.md").read_text().split("```python\n")[1].split("```")[0]
+    known: dict[str, Any] = {}
+    exec(program.replace("< 50", "< 6"), known)
+    assert capsys.readouterr().out.strip("\n") == known["tokenizer"].decode(known["answer"])
+    prompt = "<|im_start|>user\nWhat is the colour of a ripe banana?<|im_end|>\n<|im_start|>assistant\n"
+    ids = token_ids(world.variant, prompt).tolist()
+    expected: list[int] = []
+    while len(expected) < 6:
+        token = int(lance_logits(world.variant, torch.tensor(ids + expected))[-1].argmax())
+        if token == known["stop"]:
+            break
+        expected.append(token)
+    assert known["answer"] == expected and len(expected) > 2
+
+
 def test_no_cache_is_ever_cast(world: Any) -> None:
     function = world.runner.function
     assert len(operations(function, "scaled_dot_product_attention")) == 2
@@ -264,7 +299,7 @@ def test_the_folder_is_whole_and_accounted_for(world: Any) -> None:
     )
     config = json.loads((exported.path / "config.json").read_text())
     assert "quantization_config" not in config and config["hidden_size"] == 256
-    assert exported.left_out[0].startswith("the generation expert (")
+    assert exported.left_out[0].startswith("the generation expert (14 linears with their norms, ")
     assert any("vision tower" in each for each in exported.left_out)
     assert any(line.startswith("Scales: ") for line in world.said)
     assert all(path.stat().st_mode & 0o400 for path in on_disk)
