@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,9 @@ from core.checkpoints.fetch import unreachable
 from core.errors import CheckpointError, RetryLater, UsageError, WorkbenchError
 
 SETTINGS = "https://huggingface.co/settings/tokens"
+
+_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
+_QUERY = re.compile(r"(?<=\S)\?\S+")
 
 _LATER = frozenset((408, 409, 412, 423, 425, 429))
 """Answers below 500 that another attempt may change: too slow, too often, or somebody else wrote meanwhile."""
@@ -36,7 +40,9 @@ def _translated(repo: str, error: BaseException) -> WorkbenchError | None:
     if isinstance(error, errors.OfflineModeIsEnabled):
         return offline(repo)
     if isinstance(error, errors.HfHubHTTPError):
-        return _refused(repo, error)
+        status = getattr(error.response, "status_code", None)
+        said = f": {_line(error.server_message)}" if error.server_message else ""
+        return _refused(repo, status, f"{status}{said}")
     if isinstance(error, errors.LocalTokenNotFoundError):
         return no_token(repo)
     if isinstance(error, RuntimeError):
@@ -50,10 +56,10 @@ def _translated(repo: str, error: BaseException) -> WorkbenchError | None:
             f"{repo}: the Hub refuses the card: {_line(error)}; correct the head of README.md"
         )
     if isinstance(error, OSError):
-        reason = error.strerror or type(error).__name__
         if error.filename:
+            reason = error.strerror or type(error).__name__
             return WorkbenchError(f"{error.filename}: cannot be read ({reason}); nothing was published")
-        return RetryLater(f"{repo}: {reason}; try again, it goes on from there")
+        return _broke_off(repo, error)
     if unreachable(error):
         return RetryLater(
             f"{repo}: the Hub cannot be reached ({type(error).__name__}); try again, it goes on from there"
@@ -61,11 +67,16 @@ def _translated(repo: str, error: BaseException) -> WorkbenchError | None:
     return None
 
 
-def _refused(repo: str, error: BaseException) -> WorkbenchError:
+def _broke_off(repo: str, error: BaseException) -> WorkbenchError:
+    """What an error of the transfer means, which keeps the server's status in its words."""
+    text = _line(getattr(error, "strerror", None) or error) or type(error).__name__
+    if status := _STATUS.search(text):
+        return _refused(repo, int(status[1]), status[1])
+    return RetryLater(f"{repo}: sending broke off ({text}); try again, it goes on from there")
+
+
+def _refused(repo: str, status: int | None, reason: str) -> WorkbenchError:
     """What an answer of the server's means, by its status."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    said = getattr(error, "server_message", None)
-    reason = f"{status}: {' '.join(str(said).split())}" if said else str(status)
     if status == 401:
         return UsageError(f"{repo}: the Hub does not know the token ({reason}); make one at {SETTINGS}")
     if status in (403, 404):
@@ -91,5 +102,6 @@ def no_token(repo: str) -> UsageError:
     )
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _line(said: object) -> str:
+    """Words of others in one line, without what addresses carry behind a question mark: it may open them."""
+    return " ".join(_QUERY.sub("", str(said)).split())[:300]

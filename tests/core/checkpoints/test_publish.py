@@ -1,27 +1,24 @@
-"""Publishing: exactly the layout's files, verified first, private unless asked otherwise, and one line for every way it
-can fail. The Hub is a server of this process, and huggingface_hub itself talks to it.
+"""Publishing: exactly the layout's files, verified first, private unless asked otherwise, and again only what changed.
+
+The Hub is a server of this process, and huggingface_hub itself talks to it.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hub_server import TOKEN, HubServer, Refusal, serving
-from huggingface_hub import constants
+from hub_server import TOKEN, HubServer
 from safetensors.torch import load_file, save_file
 
 from core.checkpoints import publish as publishing
-from core.checkpoints import publish_job
 from core.checkpoints.describe import OWN_FILE
-from core.errors import Cancelled, CheckpointError, RetryLater, UsageError, WorkbenchError
+from core.errors import Cancelled, CheckpointError, UsageError, WorkbenchError
 from core.files import sha256_file
-from core.quantization import job as quantize
 from core.store import Store
 
 REPO = "me/small"
@@ -32,64 +29,13 @@ LAYOUT = {
 SHARD = "model-00001-of-00001.safetensors"
 
 
-class Context:
-    """A job's context that keeps what it is told."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.job_id = None
-        self.data_dir = store.data_dir
-        self.lines: list[str] = []
-        self.messages: list[str] = []
-        self.stop_at = ""
-
-    def log(self, text: str) -> None:
-        self.lines.append(text)
-
-    def progress(self, done: float, total: float | None, unit: str = "", message: str = "") -> None:
-        self.messages.append(message)
-        if self.stop_at and self.stop_at in message:
-            raise Cancelled("job 1: cancelled")
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with serving(monkeypatch) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def made(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A variant as quantizing leaves it."""
-    with Store.open(tmp_path_factory.mktemp("made") / "runs.db") as store:
-        context: Any = Context(store)
-        spec = {"checkpoint": str(tiny_checkpoint), "recipe": "int4-minmax", "group": 32, "device": "cpu"}
-        return Path(quantize.run(spec, context)["path"])
-
-
-@pytest.fixture
-def variant(made: Path, tmp_path: Path) -> Path:
-    """A variant in a folder of its own."""
-    return shutil.copytree(made, tmp_path / "mine")
-
-
-@pytest.fixture
-def context(tmp_path: Path) -> Iterator[Context]:
-    with Store.open(tmp_path / "runs.db") as store:
-        yield Context(store)
-
-
-def publish(context: Context, source: Path | str, **options: Any) -> dict[str, Any]:
-    return publish_job.run({"checkpoint": str(source), "repo": REPO, **options}, context)  # type: ignore[arg-type]
-
-
 def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_what_is_published_is_the_layout_and_private(hub: HubServer, variant: Path, context: Context) -> None:
+def test_what_is_published_is_the_layout_and_private(hub: HubServer, variant: Path, publisher: Any) -> None:
     before = files_of(variant)
-    done = publish(context, variant)
+    done = publisher.publish(variant)
     there = hub.repositories[REPO]
     assert there.private and hub.names(REPO) == LAYOUT == set(before)
     head = there.head()
@@ -98,14 +44,12 @@ def test_what_is_published_is_the_layout_and_private(hub: HubServer, variant: Pa
         assert head.files[name] == before[name], name
     assert files_of(variant) == before
     assert done["visibility"] == "private" and set(done["sent"]) == LAYOUT and done["unchanged"] == 0
-    assert any("verifying" in message for message in context.messages)
-    assert f"published: {done['commit']}" in context.lines
+    assert any("verifying" in message for message in publisher.messages)
+    assert f"published: {done['commit']}" in publisher.lines
 
 
-def test_the_record_goes_without_paths_of_this_machine(
-    hub: HubServer, variant: Path, context: Context
-) -> None:
-    publish(context, variant)
+def test_the_record_goes_without_paths_of_this_machine(hub: HubServer, variant: Path, publisher: Any) -> None:
+    publisher.publish(variant)
     own = json.loads((variant / OWN_FILE).read_text())
     published = json.loads(hub.repositories[REPO].head().files[OWN_FILE])
     assert own.pop("source_path") and published == own
@@ -114,66 +58,62 @@ def test_the_record_goes_without_paths_of_this_machine(
     )
 
 
-def test_a_second_publication_sends_only_what_changed(
-    hub: HubServer, variant: Path, context: Context
-) -> None:
-    first = publish(context, variant)
+def test_a_second_publication_sends_only_what_changed(hub: HubServer, variant: Path, publisher: Any) -> None:
+    first = publisher.publish(variant)
     assert hub.received == [sha256_file(variant / SHARD)]
-    again = publish(context, variant)
+    again = publisher.publish(variant)
     assert again["commit"] == first["commit"] and again["sent"] == [] and again["unchanged"] == len(LAYOUT)
     (variant / "README.md").write_text((variant / "README.md").read_text() + "\nMore words.\n")
     hub.committed.clear()
-    third = publish(context, variant)
+    third = publisher.publish(variant)
     assert third["sent"] == ["README.md"] == hub.committed and third["unchanged"] == len(LAYOUT) - 1
     assert len(hub.received) == 1 and third["commit"] != first["commit"]
 
 
-def test_public_only_when_asked(hub: HubServer, variant: Path, context: Context) -> None:
-    assert publish(context, variant, public=True)["visibility"] == "public"
+def test_public_only_when_asked(hub: HubServer, variant: Path, publisher: Any) -> None:
+    assert publisher.publish(variant, public=True)["visibility"] == "public"
     assert not hub.repositories[REPO].private
     with pytest.raises(
         UsageError, match="me/small: is there and public, so everybody would see this; give --public"
     ):
-        publish(context, variant)
+        publisher.publish(variant)
     hub.add("me/other", private=True)
     with pytest.raises(UsageError, match="me/other: is there and private; make it public on"):
-        publish(context, variant, repo="me/other", public=True)
+        publisher.publish(variant, repo="me/other", public=True)
     assert hub.names("me/other") == set()
 
 
-def test_a_branch_begins_without_the_files_of_another(
-    hub: HubServer, variant: Path, context: Context
-) -> None:
+def test_a_branch_begins_without_the_files_of_another(hub: HubServer, variant: Path, publisher: Any) -> None:
     hub.add(REPO, files={"old.safetensors": b"old", "README.md": b"old"})
     with pytest.raises(
         UsageError, match=r"holds old\.safetensors, no part of .*; choose another name or --revision"
     ):
-        publish(context, variant)
-    publish(context, variant, revision="int4")
+        publisher.publish(variant)
+    publisher.publish(variant, revision="int4")
     assert hub.names(REPO, "int4") == LAYOUT and hub.names(REPO) == {"old.safetensors", "README.md"}
-    assert publish(context, variant, revision="int4")["sent"] == []
-    publish(context, variant, repo="me/new", revision="int4")
+    assert publisher.publish(variant, revision="int4")["sent"] == []
+    publisher.publish(variant, repo="me/new", revision="int4")
     assert hub.names("me/new", "int4") == LAYOUT and hub.names("me/new") == set()
 
 
-def test_words_of_others_in_the_repository_stay(hub: HubServer, variant: Path, context: Context) -> None:
+def test_words_of_others_in_the_repository_stay(hub: HubServer, variant: Path, publisher: Any) -> None:
     hub.add(REPO, files={"notes.md": b"notes", "README.md": b"old"})
-    publish(context, variant)
+    publisher.publish(variant)
     assert hub.names(REPO) == LAYOUT | {"notes.md"}
 
 
-def test_a_dry_run_asks_nothing(hub: HubServer, variant: Path, context: Context) -> None:
-    planned = publishing.plan(str(variant), REPO, context.store)
+def test_a_dry_run_asks_nothing(hub: HubServer, variant: Path, publisher: Any) -> None:
+    planned = publishing.plan(str(variant), REPO, publisher.store)
     told = planned.to_json()
     assert set(told["files"]) == LAYOUT and told["visibility"] == "private" and told["revision"] == "main"
     assert told["size_bytes"] == sum(told["files"].values()) > (variant / SHARD).stat().st_size
     assert hub.asked == []
 
 
-def test_a_checkpoint_says_what_lies_beside_it(hub: HubServer, context: Context) -> None:
+def test_a_checkpoint_says_what_lies_beside_it(hub: HubServer, publisher: Any) -> None:
     from core.demo import CHECKPOINT
 
-    done = publish(context, "lance-demo")
+    done = publisher.publish("lance-demo")
     assert hub.names(REPO) == {path.name for path in CHECKPOINT.iterdir()}
     (remark,) = (each for each in done["remarks"] if "beside the folder" in each)
     assert remark.endswith("Qwen2.5-VL-ViT/vit.safetensors, Wan2.2_VAE.safetensors")
@@ -190,36 +130,36 @@ def export_job(store: Store, folder: Path) -> None:
     )
 
 
-def test_an_export_is_what_its_job_wrote(hub: HubServer, tmp_path: Path, context: Context) -> None:
+def test_an_export_is_what_its_job_wrote(hub: HubServer, tmp_path: Path, publisher: Any) -> None:
     folder = tmp_path / "small_coreml"
     (folder / "small.mlpackage" / "Data").mkdir(parents=True)
     (folder / "small.mlpackage" / "Manifest.json").write_text("{}")
     (folder / "small.mlpackage" / "Data" / "weight.bin").write_bytes(b"12")
-    export_job(context.store, folder)
-    publish(context, folder)
+    export_job(publisher.store, folder)
+    publisher.publish(folder)
     names = {"small.mlpackage/Manifest.json", "small.mlpackage/Data/weight.bin"}
     assert hub.names(REPO) == names
-    publish(context, folder, repo="me/again")
+    publisher.publish(folder, repo="me/again")
     (folder / "small.mlpackage" / "Data" / "weight.bin").write_bytes(b"34")
     with pytest.raises(
         CheckpointError, match=r"weight\.bin: has changed since it was exported; export it again"
     ):
-        publish(context, folder, repo="me/third")
+        publisher.publish(folder, repo="me/third")
     (folder / "small.mlpackage" / "Data" / "weight.bin").unlink()
     with pytest.raises(CheckpointError, match=r"weight\.bin: is gone since it was exported; export it again"):
-        publish(context, folder, repo="me/third")
+        publisher.publish(folder, repo="me/third")
     (folder / "small.mlpackage" / "extra").touch()
     with pytest.raises(CheckpointError, match=r"holds small\.mlpackage/extra, no part of the export"):
-        publish(context, folder, repo="me/third")
+        publisher.publish(folder, repo="me/third")
     assert "me/third" not in hub.repositories
 
 
-def test_a_package_keeps_its_name(hub: HubServer, tmp_path: Path, context: Context) -> None:
+def test_a_package_keeps_its_name(hub: HubServer, tmp_path: Path, publisher: Any) -> None:
     folder = tmp_path / "small.mlpackage"
     folder.mkdir()
     (folder / "Manifest.json").write_text("{}")
-    export_job(context.store, folder)
-    publish(context, folder)
+    export_job(publisher.store, folder)
+    publisher.publish(folder)
     assert hub.names(REPO) == {"small.mlpackage/Manifest.json"}
 
 
@@ -239,18 +179,18 @@ def test_a_package_keeps_its_name(hub: HubServer, tmp_path: Path, context: Conte
     ],
 )
 def test_what_is_no_part_of_the_layout_is_refused_by_name(
-    hub: HubServer, variant: Path, context: Context, names: list[str], said: str
+    hub: HubServer, variant: Path, publisher: Any, names: list[str], said: str
 ) -> None:
     for name in names:
         (variant / name).parent.mkdir(parents=True, exist_ok=True)
         (variant / name).write_text("private")
     with pytest.raises(CheckpointError, match=said):
-        publish(context, variant)
+        publisher.publish(variant)
     assert hub.asked == []
 
 
 def test_what_a_variant_has_from_its_checkpoint_is_part_of_it(
-    hub: HubServer, variant: Path, context: Context, tmp_path: Path
+    hub: HubServer, variant: Path, publisher: Any, tmp_path: Path
 ) -> None:
     record = json.loads((variant / OWN_FILE).read_text())
     origin = tmp_path / "origin"
@@ -258,25 +198,25 @@ def test_what_a_variant_has_from_its_checkpoint_is_part_of_it(
     for folder in (origin, variant):
         (folder / "extra.json").write_text("{}")
     (variant / OWN_FILE).write_text(json.dumps(record | {"source_path": str(origin)}))
-    assert "extra.json" in publishing.plan(str(variant), REPO, context.store).sizes
+    assert "extra.json" in publishing.plan(str(variant), REPO, publisher.store).sizes
     (variant / "extra.json").write_text('{"changed": 1}')
     with pytest.raises(CheckpointError, match=r"holds extra\.json, no part"):
-        publish(context, variant)
+        publisher.publish(variant)
 
 
 def test_links_to_elsewhere_are_refused(
-    hub: HubServer, variant: Path, context: Context, tmp_path: Path
+    hub: HubServer, variant: Path, publisher: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "secret").write_text("secret")
     (variant / "LICENSE").symlink_to(tmp_path / "secret")
     with pytest.raises(CheckpointError, match=r"LICENSE: is a link to .*secret, outside of the folder"):
-        publish(context, variant)
+        publisher.publish(variant)
     (variant / "LICENSE").unlink()
     (variant / "LICENSE").symlink_to(variant / "recipe.toml")
-    assert "LICENSE" in publishing.plan(str(variant), REPO, context.store).sizes
+    assert "LICENSE" in publishing.plan(str(variant), REPO, publisher.store).sizes
     (variant / "more").symlink_to(tmp_path)
     with pytest.raises(CheckpointError, match="holds more, no part"):
-        publish(context, variant)
+        publisher.publish(variant)
     assert hub.asked == []
 
 
@@ -286,118 +226,51 @@ def change(path: Path) -> None:
 
 
 def test_a_variant_that_is_not_as_it_was_made_is_refused(
-    hub: HubServer, variant: Path, context: Context
+    hub: HubServer, variant: Path, publisher: Any
 ) -> None:
     change(variant / SHARD)
     with pytest.raises(CheckpointError, match=rf"{SHARD}: SHA-256 is .*; make the variant again"):
-        publish(context, variant)
+        publisher.publish(variant)
     assert REPO not in hub.repositories
     record = json.loads((variant / OWN_FILE).read_text())
     (variant / OWN_FILE).write_text(json.dumps(record | {"files": {}}))
     with pytest.raises(CheckpointError, match=f"{SHARD} its record does not know"):
-        publish(context, variant)
+        publisher.publish(variant)
     assert REPO not in hub.repositories
 
 
 def test_a_checkpoint_that_is_not_sound_is_refused(
-    hub: HubServer, tiny_checkpoint: Path, tmp_path: Path, context: Context
+    hub: HubServer, tiny_checkpoint: Path, tmp_path: Path, publisher: Any
 ) -> None:
     shutil.copytree(tiny_checkpoint.parent, tmp_path / "copy")
     model = tmp_path / "copy" / tiny_checkpoint.name
     tensors = load_file(model / "model.safetensors")
     save_file(tensors | {"surplus": torch.zeros(1)}, model / "model.safetensors")
     with pytest.raises(CheckpointError, match="surplus is no tensor of a Lance"):
-        publish(context, model)
+        publisher.publish(model)
     assert REPO not in hub.repositories
 
 
-# --- what the Hub says --------------------------------------------------------------------------------------------
-
-REFUSALS: list[tuple[str, str, Refusal, type[WorkbenchError], str]] = [
-    ("GET", "/api/models", Refusal(401, "", "Invalid credentials in Authorization header"), UsageError,
-     "the Hub does not know the token .401: Invalid credentials.*; make one at https"),
-    ("POST", "/repos/create", Refusal(403, "", "You don't have the rights"), UsageError,
-     "the Hub refuses .403: You don't have the rights.; wanted a token that may write to me:"),
-    ("POST", "/repos/create", Refusal(409, "", "taken"), UsageError, "the name is taken, by what is no model"),
-    ("POST", "/commit/", Refusal(403, "", "storage limit reached"), UsageError, "storage limit reached"),
-    ("POST", "/commit/", Refusal(412, "", "A commit has happened since"), RetryLater, "the Hub answered 412"),
-    ("GET", "/api/models", Refusal(429, "", "slow down"), RetryLater, "the Hub answered 429: slow down; try again"),
-    ("POST", "/commit/", Refusal(500, "", "oops"), RetryLater, "the Hub answered 500: oops; try again later"),
-    ("POST", "/commit/", Refusal(413, "", "too large"), WorkbenchError, "the Hub refuses .413: too large.; nothing"),
-    ("PUT", "/large/", Refusal(403, "", "no"), UsageError, "the Hub refuses .403: no"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "refusal", "kind", "said"), REFUSALS, ids=[r[4] for r in REFUSALS]
-)
-def test_refusals_are_one_line_with_the_next_step(
-    hub: HubServer,
-    variant: Path,
-    context: Context,
-    method: str,
-    path: str,
-    refusal: Refusal,
-    kind: type[WorkbenchError],
-    said: str,
-) -> None:
-    hub.refusals[method, path] = refusal
-    with pytest.raises(WorkbenchError, match=rf"^me/small: .*{said}") as caught:
-        publish(context, variant)
-    assert caught.type is kind and "\n" not in str(caught.value) and TOKEN not in str(caught.value)
-    assert REPO not in hub.repositories or hub.names(REPO) == set()
-
-
-def test_nobody_answers(
-    hub: HubServer, variant: Path, context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
-    with pytest.raises(RetryLater, match=r"^me/small: the Hub cannot be reached .*; try again"):
-        publish(context, variant)
-
-
-def test_offline_and_without_a_token_nothing_is_asked(
-    hub: HubServer, variant: Path, context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(RetryLater, match="HF_HUB_OFFLINE is set, so the Hub is not asked; unset it"):
-        publish(context, variant)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.delenv("HF_TOKEN")
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    with pytest.raises(UsageError, match="no token to write with; `hf auth login` keeps one"):
-        publish(context, variant)
-    assert hub.asked == []
-
-
-@pytest.mark.parametrize("repo", ["small", "me/", "me/a b", "me/../x", "a/b/c", "-x/y"])
-def test_names_that_cannot_be(repo: str) -> None:
-    with pytest.raises(UsageError, match="wanted owner/name"):
-        publishing.check_target(repo, None)
-    with pytest.raises(UsageError, match="revision 'a b': no name of a branch"):
-        publishing.check_target("me/small", "a b")
-
-
-def test_a_file_that_does_not_arrive_is_named(hub: HubServer, variant: Path, context: Context) -> None:
+def test_a_file_that_does_not_arrive_is_named(hub: HubServer, variant: Path, publisher: Any) -> None:
     hub.loses = "vocab.json"
     with pytest.raises(WorkbenchError, match=r"vocab\.json did not arrive as it is here"):
-        publish(context, variant)
+        publisher.publish(variant)
 
 
 def test_a_stopped_publication_shows_nothing_and_is_gone_on_with(
-    hub: HubServer, variant: Path, context: Context
+    hub: HubServer, variant: Path, publisher: Any
 ) -> None:
-    context.stop_at = "committing"
+    publisher.stop_at = "committing"
     with pytest.raises(Cancelled):
-        publish(context, variant)
+        publisher.publish(variant)
     assert hub.names(REPO) == set() and len(hub.received) == 1
-    context.stop_at = ""
-    assert set(publish(context, variant)["sent"]) == LAYOUT
+    publisher.stop_at = ""
+    assert set(publisher.publish(variant)["sent"]) == LAYOUT
     assert hub.names(REPO) == LAYOUT and len(hub.received) == 1  # the large file was there already
 
 
-def test_the_token_is_told_to_the_hub_alone(hub: HubServer, variant: Path, context: Context) -> None:
-    done = publish(context, variant)
+def test_the_token_is_told_to_the_hub_alone(hub: HubServer, variant: Path, publisher: Any) -> None:
+    done = publisher.publish(variant)
     assert f"Bearer {TOKEN}" in hub.headers
-    database = b"".join(path.read_bytes() for path in context.store.path.parent.glob("runs.db*"))
-    assert TOKEN not in json.dumps(done) + "".join(context.lines) and TOKEN.encode() not in database
+    database = b"".join(path.read_bytes() for path in publisher.store.path.parent.glob("runs.db*"))
+    assert TOKEN not in json.dumps(done) + "".join(publisher.lines) and TOKEN.encode() not in database
