@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +14,6 @@ import pytest
 from core.checkpoints.describe import describe
 from core.checkpoints.layout import structure_of
 from core.checkpoints.source import TensorSource
-from core.errors import CheckpointError, UsageError, WorkbenchError
 from core.quantization.scheme import CHANNEL, NVFP4, Scheme
 
 pytest.importorskip("coremltools", reason="needs the extra 'coreml'", exc_type=ImportError)
@@ -24,62 +21,21 @@ pytest.importorskip("coremltools", reason="needs the extra 'coreml'", exc_type=I
 import numpy as np
 import torch
 from coreml_program import Runner, operations
-from safetensors.torch import load_file, save_file
+from plain_variants import DEMO, first_layers, write_causal, write_variant
 
-from core.formats import coreml_convert
-from core.formats.compressed_tensors import quantization_config, to_tensors
 from core.formats.coreml_export import export
 from core.formats.coreml_sizes import lance_sizes
-from core.formats.coreml_weights import Reader, check_complete
+from core.formats.coreml_weights import Reader
 from core.lance.decoder import Routing
 from core.lance.rotary import text_positions
-from core.quantization.integer import quantize
-from core.quantization.rounding import Rounding
 from core.runtime.check import variant_schemes
 from core.runtime.loading import load_model
 from kernels.packing import unpack
 
-DEMO = Path(__file__).parents[3] / "core" / "demo" / "checkpoint" / "Lance_Demo"
 INT4 = Scheme(4, 64, False)
 HEAD, EMBEDDING = "language_model.lm_head", "language_model.model.embed_tokens"
 OUTER = {HEAD: Scheme(8, 64, True), EMBEDDING: Scheme(4, 64, True)}
 QUESTION = "How many red circles are in the picture?"
-
-
-def write_variant(
-    checkpoint: Path, folder: Path, scheme_of: Callable[[str], Scheme], outer: dict[str, Scheme]
-) -> Path:
-    """A variant of ``checkpoint`` whose linears are rounded plainly."""
-    structure = structure_of(checkpoint)
-    tensors = load_file(checkpoint / "model.safetensors")
-    schemes = {name: scheme_of(name) for name in structure.target_linears()}
-    for name, scheme in {**schemes, **outer}.items():
-        weight = tensors.pop(f"{name}.weight").float()
-        rounded: Any = quantize(weight, scheme)
-        if scheme is NVFP4:
-            rounded = Rounding(NVFP4, False).grid(weight, torch.ones(weight.shape[1])).encode(weight)
-        tensors |= to_tensors(name, rounded)
-    shutil.copytree(checkpoint, folder)
-    save_file(tensors, folder / "model.safetensors")
-    path = folder / "config.json"
-    config = json.loads(path.read_text()) if path.is_file() else {}
-    config["quantization_config"] = quantization_config(
-        next(iter(schemes.values())), list(structure.untouched), outer, schemes
-    )
-    path.write_text(json.dumps(config))
-    return folder
-
-
-def first_layers(checkpoint: Path, folder: Path, count: int) -> Path:
-    """The first layers of a Lance as a Lance: converting takes a second a layer."""
-    shutil.copytree(checkpoint.parent, folder)
-    model = folder / checkpoint.name
-    tensors = load_file(model / "model.safetensors")
-    layer_of = structure_of(checkpoint).layer_of
-    save_file({k: t for k, t in tensors.items() if (layer_of(k) or 0) < count}, model / "model.safetensors")
-    config = json.loads((model / "llm_config.json").read_text())
-    (model / "llm_config.json").write_text(json.dumps(config | {"num_hidden_layers": count}))
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -314,31 +270,12 @@ def test_upstreams_rounding_of_the_rotary_frequencies_is_kept(tmp_path: Path) ->
     assert torch.equal(plain.bfloat16().float(), rounded)
 
 
-@pytest.fixture(scope="module")
-def causal(tmp_path_factory: pytest.TempPathFactory, golden: Path) -> Path:
-    """A tiny Qwen3 with an odd number of query heads for each key head, head and embedding tied."""
-    from transformers import AutoModelForCausalLM, Qwen3Config
-
-    folder = tmp_path_factory.mktemp("causal") / "qwen3"
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=6,
-        num_key_value_heads=2, head_dim=32, max_position_embeddings=40, tie_word_embeddings=True,
-    )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(config)
-    for name, parameter in model.named_parameters():
-        parameter.data.normal_(1 if "norm" in name else 0, 0.1)
-    model.save_pretrained(folder)
-    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
-        shutil.copy(golden / "tokenizer_tiny" / name, folder / name)
-    return folder
-
-
 def test_a_causal_lm_as_nvfp4_keeps_its_codes_and_answers_as_in_transformers(
-    causal: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    golden: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from core.runtime.causal_lm import load_text_model
 
+    causal = write_causal(tmp_path / "qwen3", golden)
     variant = write_variant(causal, tmp_path / "variant", lambda name: NVFP4, {})
     capfd.readouterr()
     exported = export(variant, tmp_path / "out", lambda text: None)
@@ -379,115 +316,3 @@ def test_a_causal_lm_as_nvfp4_keeps_its_codes_and_answers_as_in_transformers(
     spec = model.get_spec()
     assert spec.specificationVersion > 9
     assert spec.description.state[0].type.stateType.arrayType.shape[3] == 40, "no more than it was made for"
-
-
-def refuse(folder: Path, output: Path, words: str, kind: type[WorkbenchError] = CheckpointError) -> None:
-    """The export fails with a line that has ``words`` in it and leaves nothing behind."""
-    beside = sorted(output.parent.iterdir())
-    with pytest.raises(kind, match=words) as caught:
-        export(folder, output, lambda text: None)
-    assert "\n" not in str(caught.value)
-    assert sorted(output.parent.iterdir()) == beside
-
-
-def test_what_cannot_be_exported_is_named_and_leaves_nothing(
-    causal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, output = tmp_path / "changed", tmp_path / "place" / "out"
-    output.parent.mkdir()
-    shutil.copytree(causal, folder)
-    tensors = load_file(folder / "model.safetensors")
-
-    def write(**changes: torch.Tensor) -> None:
-        save_file({**tensors, **changes}, folder / "model.safetensors")
-
-    down = "model.layers.0.mlp.down_proj.weight"
-    large = tensors[down].clone()
-    large[3, 5] = 1e6
-    write(**{down: large})
-    refuse(folder, output, r"down_proj\.weight holds 1e\+06, beyond the 65504 of float16")
-    write(**{"model.extra.weight": torch.ones(2)})
-    refuse(folder, output, r"model\.extra\.weight is not known")
-    save_file({key: t for key, t in tensors.items() if key != down}, folder / "model.safetensors")
-    refuse(folder, output, r"has no mlp\.down_proj\.weight")
-    write()
-    config = json.loads((folder / "config.json").read_text())
-    for changes, words in (
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', Core ML gets 'silu'"),
-        (
-            {"model_type": "olmo", "architectures": ["OlmoForCausalLM"]},
-            "model_type is 'olmo', Core ML gets llama",
-        ),
-        (
-            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
-            "rope_type is 'dynamic'",
-        ),
-    ):
-        (folder / "config.json").write_text(json.dumps(config | changes))
-        refuse(folder, output, words)
-    (folder / "config.json").write_text(json.dumps(config))
-
-    def broken(*args: Any, **kwargs: Any) -> str:
-        package = args[1]
-        package.mkdir()
-        raise WorkbenchError("no space")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("core.formats.coreml_export.convert", broken)
-        refuse(folder, output, "no space", WorkbenchError)
-        patch.setitem(sys.modules, "coremltools", None)
-        refuse(folder, output, r'pip install "lance-workbench\[coreml\]"', WorkbenchError)
-    output.mkdir()
-    (output / "mine").write_text("kept")
-    refuse(folder, output, "a folder that holds something", UsageError)
-    assert (output / "mine").read_text() == "kept"
-
-
-def test_scales_that_float16_cannot_hold_are_refused_unless_nothing_hangs_on_them(tmp_path: Path) -> None:
-    variant = write_variant(DEMO, tmp_path / "variant", lambda name: INT4, {})
-    key = "language_model.model.layers.0.mlp.up_proj"
-    tensors = load_file(variant / "model.safetensors")
-    scale = tensors[f"{key}.weight_scale"]
-    model, _ = lance_sizes(describe(variant))
-
-    def read(row: int | slice, size: float) -> Reader:
-        changed = scale.clone()
-        changed[row] = size
-        save_file({**tensors, f"{key}.weight_scale": changed}, variant / "model.safetensors")
-        source = TensorSource.open(variant)
-        reader = Reader(source, structure_of(variant), model, variant_schemes(variant))
-        reader.weight(key)
-        return reader
-
-    with pytest.raises(CheckpointError, match=r"up_proj: the scale 3e\+04 of row 2, group \d overflows"):
-        read(2, 3e4)
-    with pytest.raises(CheckpointError, match=r"up_proj: the scale 1e-08 of .* loses 100\.0% of the weights"):
-        read(slice(None), 1e-8)
-    # A row of next to nothing vanishes, and is counted.
-    before, after = read(2, float(scale[2, 0])).scales, read(2, 1e-8).scales
-    assert after.changed == before.changed + 4 and after.worst < 1e-7
-
-
-def test_a_lance_that_lacks_a_tensor_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    from core.checkpoints.layout import layout_of
-
-    shutil.copytree(DEMO, tmp_path / "part")
-    tensors = load_file(DEMO / "model.safetensors")
-    del tensors["language_model.model.layers.2.self_attn.k_norm.weight"]
-    save_file(tensors, tmp_path / "part" / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"layers\.2\.self_attn\.k_norm\.weight is missing"):
-        check_complete(TensorSource.open(tmp_path / "part"), layout_of(tmp_path / "part"))
-
-
-def test_a_converter_that_fails_is_reported_in_one_line(
-    causal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tools = coreml_convert.load_coremltools()
-
-    def fails(*args: Any, **kwargs: Any) -> None:
-        raise ValueError("operation 'x'\nis unknown")
-
-    monkeypatch.setattr(tools, "convert", fails)
-    refuse(
-        causal, tmp_path / "out", r"cannot convert the decoder \(operation 'x' is unknown\)", WorkbenchError
-    )
