@@ -38,11 +38,6 @@ def expand(codes: Tensor, scale: Tensor, zero: Tensor | None, table: Tensor | No
     return (steps.to(scale.dtype) * scale.unsqueeze(-1)).reshape(codes.shape)
 
 
-@expand.register_fake
-def _(codes: Tensor, scale: Tensor, zero: Tensor | None, table: Tensor | None, bits: int) -> Tensor:
-    return scale.new_empty(codes.shape)
-
-
 class Weight(nn.Module):
     """A matrix [N, K] stored in float16."""
 
