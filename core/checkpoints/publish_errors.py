@@ -29,7 +29,7 @@ def answers(repo: str) -> Iterator[None]:
         found = _translated(repo, error)
         if found is None:
             raise
-        raise found from error
+        raise found from (None if found is error.__cause__ else error)
 
 
 def _translated(repo: str, error: BaseException) -> WorkbenchError | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
 from core.checkpoints.publish import plan, publish
+from core.errors import RetryLater
 from core.jobs.context import JobContext
 from core.store.columns import size
 
@@ -33,7 +35,15 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     )
     for remark in planned.card.remarks:
         context.log(f"note: {remark}")
-    done = publish(planned, context.log, context.progress)
+
+    def progress(done: int, total: int, unit: str, message: str) -> None:
+        context.progress(done, total, unit, message)
+        if unit == "files":
+            # A file may take minutes: that it is being sent must be known by then.
+            with contextlib.suppress(RetryLater):
+                context.flush()
+
+    done = publish(planned, context.log, progress)
     context.log(f"published: {done.url}")
     return {
         "commit": done.url,

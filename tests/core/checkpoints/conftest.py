@@ -26,6 +26,7 @@ class Publisher:
         self.data_dir = store.data_dir
         self.lines: list[str] = []
         self.messages: list[str] = []
+        self.flushed: list[str] = []
         self.stop_at = ""
 
     def publish(self, source: Path | str, **options: Any) -> dict[str, Any]:
@@ -40,6 +41,9 @@ class Publisher:
         self.messages.append(message)
         if self.stop_at and self.stop_at in message:
             raise Cancelled("job 1: cancelled")
+
+    def flush(self) -> None:
+        self.flushed.append(self.messages[-1])
 
 
 @pytest.fixture

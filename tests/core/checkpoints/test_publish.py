@@ -45,6 +45,7 @@ def test_what_is_published_is_the_layout_and_private(hub: HubServer, variant: Pa
     assert files_of(variant) == before
     assert done["visibility"] == "private" and set(done["sent"]) == LAYOUT and done["unchanged"] == 0
     assert any("verifying" in message for message in publisher.messages)
+    assert any(message.startswith(f"sending {SHARD}, ") for message in publisher.flushed)
     assert f"published: {done['commit']}" in publisher.lines
 
 

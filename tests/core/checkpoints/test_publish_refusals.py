@@ -11,7 +11,7 @@ from huggingface_hub import constants
 
 from core.checkpoints import publish as publishing
 from core.checkpoints.publish_errors import answers
-from core.errors import RetryLater, UsageError, WorkbenchError
+from core.errors import Cancelled, RetryLater, UsageError, WorkbenchError
 
 REPO = "me/small"
 
@@ -81,6 +81,14 @@ def test_a_transfer_that_breaks_off_is_one_line(
     with pytest.raises(WorkbenchError, match=rf"^me/small: .*{said}") as caught, answers(REPO):
         raise error
     assert caught.type is kind and "\n" not in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_a_stop_while_a_file_is_on_its_way_is_a_stop() -> None:
+    with pytest.raises(Cancelled, match="^job 1: cancelled$"), answers(REPO):
+        try:
+            raise Cancelled("job 1: cancelled")
+        except Cancelled as error:
+            raise RuntimeError("Error while uploading 'model.safetensors' to the Hub.") from error
 
 
 def test_a_fault_of_our_own_is_not_called_one_of_the_hub() -> None:
