@@ -47,10 +47,10 @@ def _translated(repo: str, error: BaseException) -> WorkbenchError | None:
         return no_token(repo)
     if isinstance(error, RuntimeError):
         # The library wraps what goes wrong while a file is sent, and its transfer in Rust knows no other error.
+        if isinstance(error.__cause__, WorkbenchError):
+            return error.__cause__  # the job was asked to stop while a file was on its way
         inner = None if error.__cause__ is None else _translated(repo, error.__cause__)
-        return inner or RetryLater(
-            f"{repo}: sending broke off ({_line(error)}); try again, it goes on from there"
-        )
+        return inner or _broke_off(repo, error)
     if isinstance(error, ValueError) and "metadata in README.md" in str(error):
         return CheckpointError(
             f"{repo}: the Hub refuses the card: {_line(error)}; correct the head of README.md"

@@ -84,7 +84,7 @@ def test_a_transfer_that_breaks_off_is_one_line(
 
 
 def test_a_stop_while_a_file_is_on_its_way_is_a_stop() -> None:
-    with pytest.raises(Cancelled, match="^job 1: cancelled$"), answers(REPO):
+    with pytest.raises(Cancelled, match=r"^job 1: cancelled$"), answers(REPO):
         try:
             raise Cancelled("job 1: cancelled")
         except Cancelled as error:
