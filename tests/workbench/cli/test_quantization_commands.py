@@ -8,27 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import CommandLine
 
 from core.store import Store
-from workbench.cli.main import run_command
-
-
-class CommandLine:
-    """Runs commands on one database and keeps what they print."""
-
-    def __init__(self, database: Path, capfd: Any) -> None:
-        self.database = database
-        self.capfd = capfd
-
-    def __call__(self, *arguments: str, code: int = 0) -> str:
-        self.capfd.readouterr()
-        found = run_command(["--db", str(self.database), *arguments])
-        out, self.err = self.capfd.readouterr()
-        assert found == code, self.err
-        return str(out)
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self(*arguments, "--json"))
 
 
 @pytest.fixture(scope="module")
