@@ -60,14 +60,19 @@ class Layout:
                 kind = "Lance" if self.structure.family == "lance" else "model of its config.json"
                 yield f"{source.entry(name).file}: {name} is no tensor of a {kind}; remove it"
 
-    def check(self, source: TensorSource) -> None:
-        """Compare names and shapes with the files.
+    def check(self, source: TensorSource, packed: Collection[str] = ()) -> None:
+        """Compare names and shapes with the files; arguments as ``problems`` has them.
 
         Raises:
             CheckpointError: a missing, unknown or mis-shaped tensor; it is named.
         """
-        for problem in self.problems(source):
+        for problem in self.problems(source, packed):
             raise CheckpointError(problem)
+
+
+def packed_weights(source: TensorSource) -> set[str]:
+    """The weights that a variant stores as codes."""
+    return {name.removesuffix("_packed") for name in source.keys() if name.endswith(".weight_packed")}  # noqa: SIM118
 
 
 def structure_of(folder: Path) -> Structure:

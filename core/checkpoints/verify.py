@@ -8,7 +8,7 @@ from pathlib import Path
 
 from core.checkpoints.describe import OWN_FILE, CheckpointInfo, describe, own_record, read_json
 from core.checkpoints.fetch import RECORD_FILE
-from core.checkpoints.layout import Layout, layout_of
+from core.checkpoints.layout import Layout, layout_of, packed_weights
 from core.checkpoints.resolve import VAE_FILES, VISION_FOLDER, companion
 from core.checkpoints.source import TensorSource, not_finite, weight_files
 from core.errors import CheckpointError
@@ -40,7 +40,7 @@ def verify(folder: Path, progress: Callable[[int, int], None] | None = None) -> 
     layout = layout_of(folder)
     problems = [f"{name} is missing" for name in info.missing]
     # A variant stores codes in place of these weights; its own reader accounts for them when it is loaded.
-    packed = _packed(source) if info.kind == "variant" else set()
+    packed = packed_weights(source) if info.kind == "variant" else set()
     problems += layout.problems(source, packed)
     for done, name in enumerate(source.keys()):
         problems += _not_finite(source, name)
@@ -60,11 +60,6 @@ def verify(folder: Path, progress: Callable[[int, int], None] | None = None) -> 
     problems += _remade(folder, files, hashes)
     problems += _changed(folder, files, hashes)
     return Verification(info, problems, hashes)
-
-
-def _packed(source: TensorSource) -> set[str]:
-    """The weights that a variant stores as codes."""
-    return {name.removesuffix("_packed") for name in source.keys() if name.endswith(".weight_packed")}  # noqa: SIM118
 
 
 def _not_finite(source: TensorSource, name: str) -> Iterator[str]:

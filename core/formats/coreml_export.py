@@ -17,7 +17,7 @@ from core.checkpoints.describe import (
     describe,
     own_record,
 )
-from core.checkpoints.layout import Layout, layout_of
+from core.checkpoints.layout import Layout, layout_of, packed_weights
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
 from core.files import replacing_folder, sha256_file
@@ -25,7 +25,7 @@ from core.formats.coreml_card import card, features
 from core.formats.coreml_convert import annotate, convert, load_coremltools, open_access
 from core.formats.coreml_decoder import Sizes
 from core.formats.coreml_sizes import causal_sizes, check_known, lance_sizes
-from core.formats.coreml_weights import Reader, check_complete, check_taken
+from core.formats.coreml_weights import Reader, check_taken
 from core.formats.export_request import check_output
 from core.formats.exported import Exported
 from core.formats.understanding import left_behind
@@ -61,7 +61,7 @@ def export(source: Path, output: Path, say: Callable[[str], None]) -> Exported:
     check_known(info)
     _check_tokenizer(info)
     layout, tensors = layout_of(info.path), TensorSource.open(info.path)
-    check_complete(tensors, layout)
+    layout.check(tensors, packed_weights(tensors))
     model, sizes = lance_sizes(info) if info.family == "lance" else causal_sizes(info, layout.structure)
     reader = Reader(tensors, layout.structure, model, variant_schemes(info.path))
     say(f"reading {sizes.layers} layers; a cache of {sizes.context} tokens")

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from core.checkpoints.layout import Layout
 from core.checkpoints.source import PIECE, TensorSource
 from core.errors import CheckpointError
-from core.formats.compressed_tensors import PACKED
 from core.formats.coreml_decoder import Codes, Layer, Linear, RMSNorm, Sizes, TextDecoder, Weight
 from core.quantization.groups import HEAD_NORMS, LINEARS, NORMS, Structure
 from core.quantization.scheme import Scheme
@@ -204,17 +203,6 @@ class Reader:
             f"{self.source.place}: {name}: the scale {float(scale[row, group]):.3g} of row {row}, group {group} {what} "
             "in float16, which Core ML computes in; quantize the checkpoint again, without this linear"
         )
-
-
-def check_complete(source: TensorSource, layout: Layout) -> None:
-    """Check names and shapes of a checkpoint or variant before anything is read.
-
-    Raises:
-        CheckpointError: a missing, unknown or mis-shaped tensor; it is named.
-    """
-    packed = {f"{key.removesuffix(PACKED)}weight" for key in source.entries if key.endswith(f".{PACKED}")}
-    for problem in layout.problems(source, packed):
-        raise CheckpointError(problem)
 
 
 def check_taken(source: TensorSource, layout: Layout, used: set[str]) -> None:

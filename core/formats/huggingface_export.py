@@ -30,7 +30,7 @@ from core.checkpoints.describe import (
     CheckpointInfo,
     describe,
 )
-from core.checkpoints.layout import layout_of
+from core.checkpoints.layout import layout_of, packed_weights
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
 from core.files import check_room, disk_errors, replacing_folder, sha256_file
@@ -351,9 +351,7 @@ def _check(folder: Path, source: Path) -> None:
         CheckpointError: it has another parameter, shape or token.
     """
     files = TensorSource.open(folder)
-    packed = {key.removesuffix("_packed") for key in files.keys() if key.endswith(".weight_packed")}  # noqa: SIM118
-    for problem in layout_of(folder).problems(files, packed):
-        raise CheckpointError(problem)
+    layout_of(folder).check(files, packed_weights(files))
     written = load_auto_tokenizer(folder)(_PROBE, add_special_tokens=False)["input_ids"]
     wanted = load_tokenizer(source)(_PROBE, add_special_tokens=False)["input_ids"]
     if written != wanted:

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.checkpoints.describe import HF_CONFIG_FILE, CheckpointInfo
-from core.checkpoints.layout import layout_of
+from core.checkpoints.layout import layout_of, packed_weights
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError, UsageError
-from core.formats.compressed_tensors import PACKED
 from core.formats.understanding import Part, Stored, left_behind, units
 from core.huggingface.loading import load_tokenizer as load_causal_tokenizer
 from core.huggingface.structure import COMPUTED, NORM
@@ -126,13 +125,7 @@ def _huggingface(info: CheckpointInfo, stored: Stored) -> Source:
         )
     layout, files = layout_of(info.path), stored.files
     load_causal_tokenizer(info.path)
-    packed = {
-        name.removesuffix("_packed")
-        for name in files.keys()  # noqa: SIM118 - not a dict
-        if name.endswith(f".{PACKED}")
-    }
-    for problem in layout.problems(files, packed):
-        raise CheckpointError(problem)
+    layout.check(files, packed_weights(files))
     structure = layout.structure
     resolved = AutoConfig.from_pretrained(info.path, local_files_only=True)
     left_out: list[str] = []

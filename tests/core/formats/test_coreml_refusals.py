@@ -17,13 +17,13 @@ from plain_variants import DEMO, write_causal, write_variant
 from safetensors.torch import load_file, save_file
 
 from core.checkpoints.describe import describe
-from core.checkpoints.layout import layout_of, structure_of
+from core.checkpoints.layout import layout_of, packed_weights, structure_of
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError, UsageError, WorkbenchError
 from core.formats import coreml_convert
 from core.formats.coreml_export import export
 from core.formats.coreml_sizes import lance_sizes
-from core.formats.coreml_weights import Reader, check_complete
+from core.formats.coreml_weights import Reader
 from core.quantization.scheme import Scheme
 from core.runtime.check import variant_schemes
 
@@ -126,7 +126,8 @@ def test_a_lance_that_lacks_a_tensor_is_refused_before_anything_is_read(tmp_path
     del tensors["language_model.model.layers.2.self_attn.k_norm.weight"]
     save_file(tensors, tmp_path / "part" / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"layers\.2\.self_attn\.k_norm\.weight is missing"):
-        check_complete(TensorSource.open(tmp_path / "part"), layout_of(tmp_path / "part"))
+        part = TensorSource.open(tmp_path / "part")
+        layout_of(tmp_path / "part").check(part, packed_weights(part))
 
 
 def test_a_converter_that_fails_is_reported_in_one_line(
