@@ -5,8 +5,6 @@ Of a Lance that is the understanding expert; a causal LM goes over whole. The so
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,25 +18,20 @@ from core.checkpoints.describe import (
 from core.checkpoints.layout import Layout, layout_of, packed_weights
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
-from core.files import replacing_folder, sha256_file
+from core.files import replacing_folder
 from core.formats.coreml_card import card, features
 from core.formats.coreml_convert import annotate, convert, load_coremltools, open_access
 from core.formats.coreml_decoder import Sizes
 from core.formats.coreml_sizes import causal_sizes, check_known, lance_sizes
 from core.formats.coreml_weights import Reader, check_taken
 from core.formats.export_request import check_output
-from core.formats.exported import Exported
+from core.formats.exported import GENERATION_FILE, Exported, copy_tokenizer, inventory
 from core.formats.understanding import left_behind
+from core.formats.variant_folder import write_json
 from core.host_memory import return_freed
 from core.lance.config import LanceConfig
 from core.quantization.groups import Structure
 from core.runtime.check import variant_schemes
-
-TOKENIZER = (
-    *TOKENIZER_CHOICES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "chat_template.jinja", "generation_config.json",
-)  # fmt: skip
-"""Files that are copied where they are."""
 
 
 def export(source: Path, output: Path, say: Callable[[str], None]) -> Exported:
@@ -84,9 +77,7 @@ def export(source: Path, output: Path, say: Callable[[str], None]) -> Exported:
         labels = {"source": info.name, "fingerprint": info.fingerprint, "context": str(sizes.context)}
         annotate(folder / package, about, meaning, labels)
         open_access(folder / package)
-        for name in TOKENIZER:
-            if (info.path / name).is_file():
-                shutil.copyfile(info.path / name, folder / name)
+        copy_tokenizer(info.path, folder, GENERATION_FILE)
         _write_config(folder, info, layout.structure, sizes, package)
         text = card(
             name=info.name,
@@ -101,12 +92,7 @@ def export(source: Path, output: Path, say: Callable[[str], None]) -> Exported:
             size_bytes=_size(folder / package),
         )
         (folder / "README.md").write_text(text, encoding="utf-8")
-        files = {
-            str(path.relative_to(folder)): sha256_file(path)
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
-        size = _size(folder)
+        files, size = inventory(folder)
         say(f"{package}: {_size(folder / package) / 1e6:,.1f} MB, runs on {runs_on} and later")
     return Exported(
         output, size, files, omitted, f'coremltools.models.MLModel("{output / package}"), on a Mac'
@@ -157,5 +143,4 @@ def _write_config(
         "source_fingerprint": info.fingerprint,
         "context": sizes.context,
     }
-    text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
-    (folder / HF_CONFIG_FILE).write_text(text, encoding="utf-8")
+    write_json(folder / HF_CONFIG_FILE, config)

@@ -7,6 +7,7 @@ from typing import Any
 from core.checkpoints.describe import HF_CONFIG_FILE, CheckpointInfo
 from core.errors import CheckpointError
 from core.formats.coreml_decoder import Sizes
+from core.formats.understanding import rounds_rotary
 from core.huggingface.structure import architecture
 from core.quantization.groups import Structure
 
@@ -32,7 +33,6 @@ def lance_sizes(info: CheckpointInfo) -> tuple[Any, Sizes]:
 
     config = LanceConfig.from_folder(info.path)
     # Text has equal positions in all three dimensions, for which M-RoPE is the ordinary rotation.
-    rounded = info.defaults["rounding"] == "upstream"
     sizes = Sizes(
         layers=config.num_layers,
         heads=config.num_heads,
@@ -40,7 +40,7 @@ def lance_sizes(info: CheckpointInfo) -> tuple[Any, Sizes]:
         head_dim=config.head_dim,
         vocabulary=config.vocab_size,
         context=min(CONTEXT, int(info.config.get("max_position_embeddings") or CONTEXT)),
-        inv_freq=inverse_frequencies(config.head_dim, config.rope_theta, rounded=rounded),
+        inv_freq=inverse_frequencies(config.head_dim, config.rope_theta, rounded=rounds_rotary(info)),
     )
     return empty_lance(config), sizes
 

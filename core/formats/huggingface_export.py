@@ -13,8 +13,6 @@ Codes of a variant are carried as they are stored (``core.formats.compressed_ten
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,20 +24,19 @@ from torch import Tensor, nn
 
 from core.checkpoints.describe import (
     HF_CONFIG_FILE,
-    TOKENIZER_FILES,
     CheckpointInfo,
     describe,
 )
 from core.checkpoints.layout import layout_of, packed_weights
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
-from core.files import check_room, disk_errors, replacing_folder, sha256_file
+from core.files import check_room, disk_errors, replacing_folder
 from core.formats.compressed_tensors import quantization_config
 from core.formats.export_request import check_lance, check_output
-from core.formats.exported import Exported
+from core.formats.exported import GENERATION_FILE, Exported, copy_tokenizer, inventory
 from core.formats.huggingface_card import export_card
-from core.formats.understanding import Part, Stored, left_behind, units
-from core.formats.variant_folder import ShardWriter
+from core.formats.understanding import Part, Stored, left_behind, qwen3_sizes, rounds_rotary, title, units
+from core.formats.variant_folder import ShardWriter, write_json
 from core.huggingface.loading import load_tokenizer as load_auto_tokenizer
 from core.lance.config import LanceConfig
 from core.lance.generation import MAX_NEW_TOKENS
@@ -53,15 +50,11 @@ from core.runtime.embedding import QuantizedEmbedding
 from core.runtime.linear import QuantizedLinear
 from core.runtime.loading import quantized_factory
 
-ARCHITECTURE, MODEL_TYPE = "Qwen3ForCausalLM", "qwen3"
+ARCHITECTURE = "Qwen3ForCausalLM"
 DTYPE = torch.bfloat16
 ROWS = 1 << 14
 """Rows of a quantized embedding that are decoded together."""
 
-GENERATION_FILE = "generation_config.json"
-_TOKENIZER_EXTRAS = (
-    "tokenizer.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json",
-)  # fmt: skip
 _PROBE = f"<|im_start|>user\nWhat is 12 × 7? ünïcode 你好{IM_END}\n<|im_start|>assistant\n"
 """What both tokenizers must read alike: template, digits, words in other scripts."""
 
@@ -122,7 +115,7 @@ def export(source: Path, output: Path, say: Callable[[str], None]) -> Exported:
     with replacing_folder(output) as partial:
         writer = ShardWriter(partial)
         for number, group in enumerate(groups):
-            say(f"writing {_title(number, len(groups))}")
+            say(f"writing {title(number, len(groups))}")
             unit: dict[str, Tensor] = {}
             for part in group:
                 unit |= _tensors(stored, part, plan)
@@ -130,24 +123,15 @@ def export(source: Path, output: Path, say: Callable[[str], None]) -> Exported:
         written = writer.finish()
         linears = [part.own for part in parts if part.name in _linear_names(config)]
         _companions(partial, info, config, plan.config(linears))
-        card = export_card(info, plan.carried, left_out, rounded=_rounds(info))
+        card = export_card(info, plan.carried, left_out, rounded=rounds_rotary(info))
         (partial / "README.md").write_text(card, encoding="utf-8")
         say("holding names and shapes against transformers' model")
         _check(partial, info.path)
         check_output(output)
-        hashes = {
-            path.name: written.files.get(path.name) or sha256_file(path) for path in sorted(partial.iterdir())
-        }
-        size = sum(path.stat().st_size for path in partial.iterdir())
+        hashes, size = inventory(partial, written.files)
     needs = " (needs compressed-tensors)" if plan.carried else ""
     loads = f'transformers.AutoModelForCausalLM.from_pretrained("{output}"){needs}'
     return Exported(output, size, hashes, tuple(left_out), loads)
-
-
-def _title(number: int, count: int) -> str:
-    if number == 0:
-        return "the embedding"
-    return "norm and head" if number == count - 1 else f"layer {number} of {count - 2}"
 
 
 def _linear_names(config: LanceConfig) -> set[str]:
@@ -188,13 +172,7 @@ def _rewritten(info: CheckpointInfo, stored: Stored, parts: list[Part], plan: Pl
             f"the {scheme.label} of {which}, which transformers does not read here: written as bfloat16, "
             "the same values"
         )
-    plain = {
-        stored.files.dtype(key)
-        for part in parts
-        for key in stored.keys(part)
-        if key.endswith((".weight", ".bias"))
-    }
-    if wide := sorted(plain - {"BF16"}):
+    if wide := stored.wide(parts):
         said.append(f"the precision of {' and '.join(wide)}: rounded to bfloat16, as Lance runs")
     if (info.path / GENERATION_FILE).is_file():
         said.append(
@@ -270,28 +248,17 @@ def _companions(
     """Write tokenizer, config.json and generation_config.json."""
     tokenizer = load_tokenizer(info.path)
     stop, pad = tokenizer.convert_tokens_to_ids(IM_END), tokenizer.pad_token_id
+    sizes = qwen3_sizes(info, config)
     if stop is None:
         raise CheckpointError(
             f"{info.path}: its tokenizer has no {IM_END}, which ends an answer; fetch it again"
         )
     with disk_errors(folder):
-        for name in (*TOKENIZER_FILES, *_TOKENIZER_EXTRAS):
-            if (info.path / name).is_file():
-                shutil.copyfile(info.path / name, folder / name)
+        copy_tokenizer(info.path, folder)
         body: dict[str, Any] = {
             "architectures": [ARCHITECTURE],
-            "model_type": MODEL_TYPE,
-            "vocab_size": config.vocab_size,
-            "hidden_size": config.hidden_size,
-            "intermediate_size": config.intermediate_size,
-            "num_hidden_layers": config.num_layers,
-            "num_attention_heads": config.num_heads,
-            "num_key_value_heads": config.num_kv_heads,
-            "head_dim": config.head_dim,
-            "hidden_act": config.structure.activation,
-            "rms_norm_eps": config.rms_norm_eps,
-            "max_position_embeddings": _positions(info),
-            **_rope(info, config),
+            **sizes,
+            **_rope(info, config, sizes["max_position_embeddings"]),
             "attention_bias": True,
             "attention_dropout": 0.0,
             "use_sliding_window": False,
@@ -303,7 +270,7 @@ def _companions(
         }
         if quantization is not None:
             body["quantization_config"] = dict(quantization)
-        _write_json(folder / HF_CONFIG_FILE, body)
+        write_json(folder / HF_CONFIG_FILE, body)
         generation: dict[str, Any] = {
             "do_sample": False,
             "max_new_tokens": MAX_NEW_TOKENS,
@@ -313,26 +280,16 @@ def _companions(
         if unused := list(range(len(tokenizer), config.vocab_size)):
             # Rows of the head behind the last token were never trained; Lance does not choose them either.
             generation["suppress_tokens"] = unused
-        _write_json(folder / GENERATION_FILE, generation)
+        write_json(folder / GENERATION_FILE, generation)
 
 
-def _positions(info: CheckpointInfo) -> int:
-    return int(info.config.get("max_position_embeddings") or 128000)
-
-
-def _rounds(info: CheckpointInfo) -> bool:
-    """Whether a Lance runs with rotary frequencies rounded to bfloat16, as upstream's."""
-    return bool(info.defaults.get("rounding") == "upstream")
-
-
-def _rope(info: CheckpointInfo, config: LanceConfig) -> dict[str, Any]:
+def _rope(info: CheckpointInfo, config: LanceConfig, positions: int) -> dict[str, Any]:
     """The rotary keys of config.json, in the older spelling, which every version of transformers reads."""
-    if not _rounds(info):
+    if not rounds_rotary(info):
         return {"rope_theta": config.rope_theta, "rope_scaling": None}
     exact = inverse_frequencies(config.head_dim, config.rope_theta, rounded=False).double()
     run = inverse_frequencies(config.head_dim, config.rope_theta, rounded=True).double()
     factors = (exact / run).tolist()
-    positions = _positions(info)
     scaling = {
         "rope_type": "longrope",
         "short_factor": factors,
@@ -359,7 +316,3 @@ def _check(folder: Path, source: Path) -> None:
             f"{source}: transformers' AutoTokenizer reads its tokenizer otherwise than Lance does: {written[:8]}…, "
             f"wanted {wanted[:8]}…"
         )
-
-
-def _write_json(path: Path, body: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

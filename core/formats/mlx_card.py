@@ -34,14 +34,7 @@ def losses(source: Source, dense: Sequence[Part], rounding: Rounding) -> list[st
             f"instead, off by {rounding.rms:.3f} of a step in the root mean square and {rounding.worst:.3f} at most, "
             f"where rounding to codes is off by {ROUNDING_TO_CODES}"
         )
-    files = source.stored.files
-    plain = {
-        files.dtype(key)
-        for part in source.parts
-        for key in source.stored.keys(part)
-        if key.endswith((".weight", ".bias"))
-    }
-    if wide := sorted(plain - {"BF16"}):
+    if wide := source.stored.wide(source.parts):
         said.append(f"the precision of {' and '.join(wide)}: rounded to bfloat16")
     return said
 

@@ -11,22 +11,21 @@ Codes are never quantized again (``mlx_weights``). NVFP4's global scale, which m
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from core.checkpoints.describe import HF_CONFIG_FILE, TOKENIZER_FILES, describe
+from core.checkpoints.describe import HF_CONFIG_FILE, describe
 from core.errors import CheckpointError, WorkbenchError
-from core.files import check_room, disk_errors, replacing_folder, sha256_file
+from core.files import check_room, disk_errors, replacing_folder
 from core.formats.compressed_tensors import SCALE
 from core.formats.export_request import check_output
-from core.formats.exported import Exported
+from core.formats.exported import GENERATION_FILE, Exported, copy_tokenizer, inventory
 from core.formats.mlx_card import card, losses
 from core.formats.mlx_source import Source, open_source
 from core.formats.mlx_weights import (
@@ -40,16 +39,11 @@ from core.formats.mlx_weights import (
     plain,
     read_codes,
 )
-from core.formats.understanding import Part
-from core.formats.variant_folder import ShardWriter
+from core.formats.understanding import Part, title
+from core.formats.variant_folder import ShardWriter, write_json
 
 DECODER_FILE = "mlx_decoder.py"
 """The architecture, here and in an export that needs it."""
-
-_COPIED = (
-    *TOKENIZER_FILES, "tokenizer.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
-    "chat_template.jinja", "chat_template.json", "generation_config.json",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,7 +86,7 @@ def export(source: Path, output: Path, say: Callable[[str], None]) -> Exported:
     with replacing_folder(output) as partial:
         writer = ShardWriter(partial)
         for number, unit in enumerate(opened.units):
-            say(f"writing {_title(number, len(opened.units))}")
+            say(f"writing {title(number, len(opened.units))}")
             tensors: dict[str, Tensor] = {}
             for part in unit:
                 tensors |= _tensors(opened, part, plan, rounding)
@@ -104,9 +98,7 @@ def export(source: Path, output: Path, say: Callable[[str], None]) -> Exported:
         say("loading it with mlx-lm, without its values")
         _check(load_model, partial, opened.info.path, own_file=plan.own_file)
         check_output(output)
-        paths = sorted(path for path in partial.iterdir() if path.is_file())
-        hashes = {path.name: written.files.get(path.name) or sha256_file(path) for path in paths}
-        size = sum(path.stat().st_size for path in paths)
+        hashes, size = inventory(partial, written.files)
     trust = ", trust_remote_code=True" if plan.own_file else ""
     return Exported(output, size, hashes, tuple(left_out), f'mlx_lm.load("{output}"{trust})')
 
@@ -120,12 +112,6 @@ def _mlx_lm() -> Callable[..., Any]:
         ) from error
     found: Callable[..., Any] = load_model
     return found
-
-
-def _title(number: int, count: int) -> str:
-    if number == 0:
-        return "the embedding"
-    return "final norm and head" if number == count - 1 else f"layer {number} of {count - 2}"
 
 
 def _plan(opened: Source) -> Plan:
@@ -183,12 +169,10 @@ def _companions(folder: Path, opened: Source, plan: Plan, text: str) -> None:
     if plan.own_file:
         body |= {"model_file": DECODER_FILE, "lance_workbench": opened.own}
     with disk_errors(folder):
-        for name in _COPIED:
-            if (opened.info.path / name).is_file():
-                shutil.copyfile(opened.info.path / name, folder / name)
+        copy_tokenizer(opened.info.path, folder, GENERATION_FILE)
         if plan.own_file:
             shutil.copyfile(Path(__file__).with_name(DECODER_FILE), folder / DECODER_FILE)
-        _write_json(folder / HF_CONFIG_FILE, body)
+        write_json(folder / HF_CONFIG_FILE, body)
         (folder / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -205,7 +189,3 @@ def _check(load_model: Callable[..., Any], folder: Path, source: Path, *, own_fi
         raise CheckpointError(
             f"{source}: mlx-lm does not build what it is ({words[:300] or error!r}); another version of mlx-lm may"
         ) from error
-
-
-def _write_json(path: Path, body: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ from core.checkpoints.describe import HF_CONFIG_FILE, CheckpointInfo
 from core.checkpoints.layout import layout_of, packed_weights
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError, UsageError
-from core.formats.understanding import Part, Stored, left_behind, units
+from core.formats.understanding import Part, Stored, left_behind, qwen3_sizes, rounds_rotary, units
 from core.huggingface.loading import load_tokenizer as load_causal_tokenizer
 from core.huggingface.structure import COMPUTED, NORM
 from core.lance.config import LanceConfig
@@ -81,20 +81,8 @@ def _lance(info: CheckpointInfo, stored: Stored) -> Source:
         stored.check(part)
     taken = {key for unit in groups for part in unit for key in stored.keys(part)}
     tokenizer = load_tokenizer(info.path)
-    rounded = info.defaults.get("rounding") == "upstream"
-    structure = config.structure
     body = {
-        "model_type": LANCE_DECODER,
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "hidden_act": structure.activation,
-        "rms_norm_eps": config.rms_norm_eps,
-        "max_position_embeddings": int(info.config.get("max_position_embeddings") or 128000),
+        **qwen3_sizes(info, config),
         "rope_theta": config.rope_theta,
         "rope_scaling": None,
         "tie_word_embeddings": False,
@@ -104,10 +92,10 @@ def _lance(info: CheckpointInfo, stored: Stored) -> Source:
     }
     own: dict[str, Any] = {
         "decoder": LANCE_DECODER,
-        "biases": [linear for linear in LINEARS if linear in structure.biases],
+        "biases": [linear for linear in LINEARS if linear in config.structure.biases],
         "vocabulary": len(tokenizer),
     }
-    if rounded:
+    if rounds_rotary(info):
         frequencies = inverse_frequencies(config.head_dim, config.rope_theta, rounded=True)
         own["rope_inverse_frequencies"] = frequencies.tolist()
     left_out = left_behind(info.path, stored.files, taken, config)

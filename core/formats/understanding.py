@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from core.checkpoints.describe import CheckpointInfo
 from core.checkpoints.layout import FLOATS
 from core.checkpoints.resolve import VAE_FILES, VISION_FOLDER, companion
 from core.checkpoints.source import TensorSource
@@ -58,6 +60,13 @@ class Stored:
         keys = [f"{part.name}.weight"] if scheme is None else tensor_keys(part.name, scheme)
         return [*keys, f"{part.name}.bias"] if part.bias else keys
 
+    def wide(self, parts: Iterable[Part]) -> list[str]:
+        """The dtypes, other than bfloat16, of what is stored as it is."""
+        keys = (key for part in parts for key in self.keys(part))
+        return sorted(
+            {self.files.dtype(key) for key in keys if key.endswith((".weight", ".bias"))} - {"BF16"}
+        )
+
     def check(self, part: Part) -> None:
         """Check the names, shapes and dtypes of a part that is stored as it is, and the bias of any.
 
@@ -99,6 +108,35 @@ def units(config: LanceConfig) -> list[list[Part]]:
         found.append([*linears, *norms, *heads])
     found.append([Part(f"{PREFIX}model.norm", (hidden,)), Part(structure.head, table)])
     return found
+
+
+def title(number: int, count: int) -> str:
+    """What the unit ``number`` of ``count`` is, in words."""
+    if number == 0:
+        return "the embedding"
+    return "final norm and head" if number == count - 1 else f"layer {number} of {count - 2}"
+
+
+def rounds_rotary(info: CheckpointInfo) -> bool:
+    """Whether a Lance runs with rotary frequencies rounded to bfloat16, as upstream's (SPEC 15.1)."""
+    return bool(info.defaults.get("rounding") == "upstream")
+
+
+def qwen3_sizes(info: CheckpointInfo, config: LanceConfig) -> dict[str, Any]:
+    """The sizes of the expert as config.json of a Qwen3 has them."""
+    return {
+        "model_type": "qwen3",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": config.structure.activation,
+        "rms_norm_eps": config.rms_norm_eps,
+        "max_position_embeddings": int(info.config.get("max_position_embeddings") or 128000),
+    }
 
 
 def left_behind(folder: Path, files: TensorSource, taken: Iterable[str], config: LanceConfig) -> list[str]:

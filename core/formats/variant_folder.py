@@ -84,7 +84,7 @@ class ShardWriter:
             files[final] = sha256_file(self._folder / final)
             weight_map |= dict.fromkeys(names, final)
         body = {"metadata": {"total_size": self._size}, "weight_map": dict(sorted(weight_map.items()))}
-        _write_json(self._folder / INDEX_FILE, body)
+        write_json(self._folder / INDEX_FILE, body)
         return Written(self._size, files)
 
 
@@ -151,7 +151,7 @@ def write_companions(
         merged = config | {"tie_word_embeddings": tied, "quantization_config": quantization}
         for key in {"dtype", "torch_dtype"} & config.keys():
             merged[key] = "bfloat16"
-        _write_json(folder / HF_CONFIG_FILE, merged)
+        write_json(folder / HF_CONFIG_FILE, merged)
         write_record(folder, provenance)
         (folder / "recipe.toml").write_text(recipe_text, encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -160,8 +160,9 @@ def write_companions(
 def write_record(folder: Path, provenance: dict[str, Any]) -> None:
     """Write a variant's ``lance_workbench.json``."""
     with disk_errors(folder):
-        _write_json(folder / OWN_FILE, provenance)
+        write_json(folder / OWN_FILE, provenance)
 
 
-def _write_json(path: Path, body: dict[str, Any]) -> None:
+def write_json(path: Path, body: Mapping[str, Any]) -> None:
+    """Write a file of a folder that is not yet in its place."""
     path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
