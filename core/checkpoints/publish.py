@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.checkpoints.publish_card import Card, card
+from core.checkpoints.publish_card import Card, card, sent, sizes
 from core.checkpoints.publish_contents import Contents, contents
 from core.checkpoints.publish_errors import answers, no_token, offline
 from core.errors import CheckpointError, UsageError, WorkbenchError
@@ -50,17 +50,12 @@ class Plan:
     @cached_property
     def files(self) -> dict[str, Path | bytes]:
         """What is sent, by its name in the repository."""
-        return {name: self.card.replaced.get(name, path) for name, path in self.contents.files.items()} | {
-            name: content for name, content in self.card.replaced.items() if name not in self.contents.files
-        }
+        return sent(self.contents, self.card)
 
     @cached_property
     def sizes(self) -> dict[str, int]:
         """Bytes by name."""
-        return {
-            name: len(content) if isinstance(content, bytes) else content.stat().st_size
-            for name, content in sorted(self.files.items())
-        }
+        return sizes(self.files)
 
     @property
     def size_bytes(self) -> int:
@@ -297,13 +292,13 @@ def _send(
 ) -> Published:
     from huggingface_hub import CommitOperationAdd
 
-    repo, sizes = planned.repo, planned.sizes
+    repo, counts = planned.repo, planned.sizes
     changed = digests.differing(remote.files)
-    total = sum(sizes[name] for name in changed)
-    say(f"{repo}: {len(changed)} of {len(sizes)} files are new or have changed, {size(total)}")
+    total = sum(counts[name] for name in changed)
+    say(f"{repo}: {len(changed)} of {len(counts)} files are new or have changed, {size(total)}")
     operations = []
     for done, name in enumerate(changed):
-        told = f"sending {name}, {size(sizes[name])}"
+        told = f"sending {name}, {size(counts[name])}"
         progress(done, len(changed), "files", told)
         say(f"{told} ({done + 1} of {len(changed)})")
         content = planned.files[name]
@@ -321,4 +316,4 @@ def _send(
         raise WorkbenchError(
             f"{repo}: {left[0]} did not arrive as it is here; look for a .gitignore there, then publish again"
         )
-    return Published(commit.commit_url, {name: sizes[name] for name in changed}, len(sizes) - len(changed))
+    return Published(commit.commit_url, {name: counts[name] for name in changed}, len(counts) - len(changed))

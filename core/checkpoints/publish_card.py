@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.checkpoints.describe import OWN_FILE
@@ -46,6 +47,19 @@ class Card:
     """The evaluations that the card has a row of."""
     remarks: tuple[str, ...]
     """What whoever publishes should know, each in a line."""
+
+
+def sent(found: Contents, made: Card) -> dict[str, Path | bytes]:
+    """What is published, by its name in the repository: a file of the folder, or what stands in its place."""
+    return found.files | made.replaced
+
+
+def sizes(files: Mapping[str, Path | bytes]) -> dict[str, int]:
+    """Bytes of what ``sent`` tells, by name, sorted."""
+    return {
+        name: len(content) if isinstance(content, bytes) else content.stat().st_size
+        for name, content in sorted(files.items())
+    }
 
 
 def card(found: Contents, store: Store) -> Card:

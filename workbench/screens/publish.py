@@ -24,7 +24,6 @@ from workbench.widgets.text import Part, strip, visible, wrapped
 
 if TYPE_CHECKING:
     from core.checkpoints.publish_card import Card
-    from core.checkpoints.publish_contents import Contents
 
 LABEL = 14
 AROUND = 6
@@ -56,7 +55,8 @@ class Publish(Modal[int]):
         super().__init__()
         self.store = store
         self.subject, self.kind = name, kind
-        self.found: tuple[Contents, Card] | None = None
+        self.found: tuple[dict[str, int], Card] | None = None
+        """Bytes of what would be published by name, and its card."""
         self.wrong = LOOKING
         """Why it cannot be published, as far as its files go; empty where it can."""
 
@@ -85,20 +85,21 @@ class Publish(Modal[int]):
 
     def _look(self) -> None:
         """Look at the files, which may be many, and at their evaluations."""
-        from core.checkpoints.publish_card import card
+        from core.checkpoints.publish_card import card, sent, sizes
         from core.checkpoints.publish_contents import contents
 
         try:
             with Store.open(self.store.path, create=False, readonly=True) as store:
                 found = contents(self.subject, store)
-                seen, wrong = (found, card(found, store)), ""
+                made = card(found, store)
+                seen, wrong = (sizes(sent(found, made)), made), ""
         except WorkbenchError as error:
             seen, wrong = None, str(error)
         except OSError as error:
             seen, wrong = None, of_system(error) or str(error)
         self.app.call_from_thread(self._looked, seen, wrong)
 
-    def _looked(self, seen: tuple[Contents, Card] | None, wrong: str) -> None:
+    def _looked(self, seen: tuple[dict[str, int], Card] | None, wrong: str) -> None:
         if self.is_attached:
             self.found, self.wrong = seen, wrong
             self._say(wrong)
@@ -129,9 +130,7 @@ class Publish(Modal[int]):
     def _lines(self, width: int) -> list[Strip]:
         if self.found is None:
             return [strip([(f" {LOOKING}" if self.wrong == LOOKING else "", look.MUTED)])]
-        found, made = self.found
-        sizes = {name: path.stat().st_size for name, path in found.files.items()}
-        sizes |= {name: len(content) for name, content in made.replaced.items()}
+        sizes, made = self.found
         runs = f", the scores of runs {' '.join(map(str, made.runs))} on its card" if made.runs else ""
         head: Part = (f" {len(sizes)} files, {size(sum(sizes.values()))}{runs}", look.BOLD)
         lines = [strip([head])]
@@ -139,7 +138,7 @@ class Publish(Modal[int]):
             for number, line in enumerate(wrapped([(remark, look.PLAIN)], width - 3)):
                 lines.append(strip([(" · " if number == 0 else "   ", look.WARN), *line]))
         lines.append(strip([]))
-        for name, count in sorted(sizes.items()):
+        for name, count in sizes.items():
             right = f"{size(count)} "
             lines.append(
                 strip(bars.two_ends([(f" {visible(name)}", look.PLAIN)], [(right, look.MUTED)], width))
