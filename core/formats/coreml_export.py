@@ -79,6 +79,7 @@ def export(source: Path, output: Path, say: Callable[[str], None]) -> Exported:
         open_access(folder / package)
         copy_tokenizer(info.path, folder, GENERATION_FILE)
         _write_config(folder, info, layout.structure, sizes, package)
+        package_size = _size(folder / package)
         text = card(
             name=info.name,
             package=package,
@@ -89,11 +90,11 @@ def export(source: Path, output: Path, say: Callable[[str], None]) -> Exported:
             runs_on=runs_on,
             rounding=rounding,
             left_out=omitted,
-            size_bytes=_size(folder / package),
+            size_bytes=package_size,
         )
         (folder / "README.md").write_text(text, encoding="utf-8")
         files, size = inventory(folder)
-        say(f"{package}: {_size(folder / package) / 1e6:,.1f} MB, runs on {runs_on} and later")
+        say(f"{package}: {package_size / 1e6:,.1f} MB, runs on {runs_on} and later")
     return Exported(
         output, size, files, omitted, f'coremltools.models.MLModel("{output / package}"), on a Mac'
     )

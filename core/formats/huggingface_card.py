@@ -34,7 +34,8 @@ def export_card(
     needs = (
         " Its weights are in the layout of compressed-tensors, which must be installed." if carried else ""
     )
-    tools = ", ".join(f"{name} {versions()[name]}" for name in ("lance-workbench", "torch", "transformers"))
+    used = versions()
+    tools = ", ".join(f"{name} {used[name]}" for name in ("lance-workbench", "torch", "transformers"))
     return "\n".join(
         [
             "---",

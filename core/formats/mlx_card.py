@@ -75,7 +75,8 @@ def card(source: Source, forms: Mapping[str, Form], left_out: Sequence[str], *, 
             'text = "<|im_start|>system\\nAnswer the question.<|im_end|>\\n"',
             'text += "<|im_start|>user\\nWhat is a lance?<|im_end|>\\n<|im_start|>assistant\\n"',
         ]
-    tools = ", ".join(f"{tool} {versions()[tool]}" for tool in ("lance-workbench", "torch"))
+    used = versions()
+    tools = ", ".join(f"{tool} {used[tool]}" for tool in ("lance-workbench", "torch"))
     lines = ["---", *head, "---", "", f"# {name} for MLX", "", *about, ""]
     lines += ["```python", "import mlx_lm", "", f'model, tokenizer = mlx_lm.load("."{trust})', *prompt]
     lines += ["print(mlx_lm.generate(model, tokenizer, text, max_tokens=128))", "```", ""]
