@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +10,15 @@ from torch import Tensor
 
 from kernels.decode import INT4, NVFP4, NVFP4_REST
 from kernels.tiles import TiledWeight
+
+
+@dataclass(frozen=True)
+class RowNorm:
+    """RMSNorm of a row of activations before it is multiplied."""
+
+    weight: Tensor
+    """[K], in the activations' dtype."""
+    eps: float
 
 
 def rest(weight: TiledWeight, dtype: torch.dtype) -> float:

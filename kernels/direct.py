@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.arguments import decoding, partial_sums, rest, row_factors
+from kernels.arguments import RowNorm, decoding, partial_sums, rest, row_factors
 from kernels.capability import capability
 from kernels.config import Config
 from kernels.decoder_triton import overlaps
@@ -88,9 +88,20 @@ def division(weight: TiledWeight, config: Config, gated: bool, m: int) -> Divisi
 
 
 def launch_direct(
-    x: Tensor, weight: TiledWeight, bias: Tensor | None, config: Config, gated: bool, out: Tensor
+    x: Tensor,
+    weight: TiledWeight,
+    bias: Tensor | None,
+    config: Config,
+    gated: bool,
+    out: Tensor,
+    norm: RowNorm | None = None,
+    add: bool = False,
 ) -> Tensor:
-    """``out = x W^T + bias``, or its halves gated; arguments as ``kernels.launch.launch``."""
+    """``out = x W^T + bias``, or its halves gated; arguments as ``kernels.launch.launch``.
+
+    With ``norm``, for one row and a ``config`` with one part of K, of the normed row; with ``add`` on top of what is in
+    ``out``.
+    """
     from kernels.direct_matmul import direct_matmul
 
     m, n, k = x.shape[0], weight.rows, weight.columns
@@ -99,6 +110,7 @@ def launch_direct(
     early = overlaps(x.device)
     direct_matmul[divided.grid](
         x,
+        x if norm is None else norm.weight,
         weight.codes,
         weight.scales,
         row_factors(weight),
@@ -113,6 +125,7 @@ def launch_direct(
         divided.share,
         x.stride(0),
         out.stride(0),
+        0.0 if norm is None else norm.eps,
         **decoding(weight),
         REST=rest(weight, x.dtype),
         BIAS=bias is not None,
@@ -121,6 +134,8 @@ def launch_direct(
         BLOCK_N=config.block_n,
         BLOCKS=config.blocks,
         ONE=m == 1,
+        NORM=norm is not None,
+        ADD=add,
         OVERLAP=early,
         **divided.constants,
         num_warps=config.warps,

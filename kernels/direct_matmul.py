@@ -22,6 +22,7 @@ from kernels.device_tiles import rows_at
 from kernels.direct_parts import (
     finish,
     operand,
+    places,
     row_constants,
     sums_layout,
     warp_sums,
@@ -67,25 +68,39 @@ def _read(
 
 
 @gluon.jit
-def _row_places(x_ptr, begin, last, K, BLOCKS: gl.constexpr, STEPS: gl.constexpr):
-    """Where the columns of one row of activations are that a program reads, those of a step nibble by nibble, and
-    whether there are such columns: [8 times a power of two, BLOCKS, 16] in one dimension.
+def _row_columns(begin, last, K, BLOCKS: gl.constexpr, STEPS: gl.constexpr):
+    """The columns of one row of activations that a program reads, those of a step nibble by nibble, and whether there
+    are such columns: [8 times a power of two, BLOCKS, 16] in one dimension.
     """
     SIZE: gl.constexpr = _whole(STEPS) * BLOCKS * 128
     WARPS: gl.constexpr = gl.num_warps()
     place = gl.arange(0, SIZE, gl.BlockedLayout([min(8, SIZE // (32 * WARPS))], [32], [WARPS], [0]))
     block = begin + place // (128 * BLOCKS) * BLOCKS + place // 16 % BLOCKS
     column = block * 128 + place // (16 * BLOCKS) % 8 * 16 + place % 16
-    return x_ptr + column, (block < last) & (column < K)
+    return column, (block < last) & (column < K)
 
 
 @gluon.jit
-def _shared_row(at, inside, BLOCKS: gl.constexpr, EVEN: gl.constexpr):
-    """The activations at ``at``, zeros where they are not ``inside``, in shared memory [*, BLOCKS, 16]."""
+def _columns(at, inside, EVEN: gl.constexpr, FRESH: gl.constexpr):
+    """What is at ``at``, zeros where that is not ``inside``. FRESH: from the L2 cache, for a kernel may write there
+    while others that read it are still around, and an L1 keep what was.
+    """
     if EVEN:
-        x = gl.load(at)
+        if FRESH:
+            x = gl.load(at, cache_modifier=".cg")
+        else:
+            x = gl.load(at)
     else:
-        x = gl.load(at, mask=inside, other=0.0)
+        if FRESH:
+            x = gl.load(at, mask=inside, other=0.0, cache_modifier=".cg")
+        else:
+            x = gl.load(at, mask=inside, other=0.0)
+    return x
+
+
+@gluon.jit
+def _shared_row(x, BLOCKS: gl.constexpr):
+    """A row of activations in shared memory [*, BLOCKS, 16]."""
     SIZE: gl.constexpr = x.shape[0]
     x_s = gl.allocate_shared_memory(
         x.dtype, [SIZE // (16 * BLOCKS), BLOCKS, 16], gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
@@ -134,18 +149,20 @@ def _multiply(
 
 @gluon.jit(do_not_specialize=["M", "SPLITS", "SHARE"])
 def direct_matmul(
-    x_ptr, codes_ptr, scales_ptr, factor_ptr, bias_ptr, out_ptr, partial_ptr, ticket_ptr, M, N, K, SPLITS, SHARE,
-    x_stride, out_stride,
+    x_ptr, norm_ptr, codes_ptr, scales_ptr, factor_ptr, bias_ptr, out_ptr, partial_ptr, ticket_ptr, M, N, K, SPLITS,
+    SHARE, x_stride, out_stride, eps,
     GROUP: gl.constexpr, FORMAT: gl.constexpr, REST: gl.constexpr, BIAS: gl.constexpr, SWIGLU: gl.constexpr,
     SPLIT: gl.constexpr, EVEN: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCKS: gl.constexpr,
-    STEPS: gl.constexpr, WHOLE: gl.constexpr, LOOP: gl.constexpr, ONE: gl.constexpr, OVERLAP: gl.constexpr,
+    STEPS: gl.constexpr, WHOLE: gl.constexpr, LOOP: gl.constexpr, ONE: gl.constexpr, NORM: gl.constexpr,
+    ADD: gl.constexpr, OVERLAP: gl.constexpr,
 ):  # fmt: skip
     """out[M, N] = x W^T; grid (tiles of M, tiles of N, SPLITS), arguments as in ``matmul``.
 
     A program takes SHARE blocks of K in STEPS steps of BLOCKS, a power of two and at least one for each warp. WHOLE
     promises that the first so many steps are whole in every program, EVEN that all are. All steps are read before the
     first is used or, with LOOP, one ahead of the one that is used. ONE: there is one row of activations, and it goes
-    through shared memory, so that no step waits for its part of it.
+    through shared memory, so that no step waits for its part of it. NORM, where it is ONE and no SPLIT: x is normed on
+    its way, x / sqrt(mean x^2 + eps) times ``norm_ptr`` [K]. ADD: the product is added to what is in ``out``.
     """
     WARPS: gl.constexpr = gl.num_warps()
     WORDS: gl.constexpr = words_layout(BLOCKS, BLOCK_N, WARPS)
@@ -167,7 +184,10 @@ def direct_matmul(
     OUT: gl.constexpr = gl.SliceLayout(0, SUMS)
     factor, bias = row_constants(tile, factor_ptr, bias_ptr, N, REST, BIAS, SWIGLU, BLOCK_N, OUT)
     if ONE:
-        at, inside = _row_places(x_ptr, begin, last, K, BLOCKS, STEPS)
+        row_columns, inside = _row_columns(begin, last, K, BLOCKS, STEPS)
+        FULL: gl.constexpr = EVEN and _whole(STEPS) == STEPS
+        if NORM:
+            gain = _columns(norm_ptr + row_columns, inside, FULL, False)
     if OVERLAP:
         tl.extra.cuda.gdc_wait()
         # Not before: where many kernels wait at once, their programs fill the multiprocessors unevenly.
@@ -175,9 +195,19 @@ def direct_matmul(
     top = gl.program_id(0) * BLOCK_M
     columns = top + gl.arange(0, BLOCK_M, gl.SliceLayout(0, gl.SliceLayout(1, X)))
     total = gl.zeros([BLOCKS, BLOCK_N, BLOCK_M], gl.float32, MMA)
+    before = None
+    if ADD:
+        kept, exists = places(tile, top, out_ptr, M, N, out_stride, OUT, SWIGLU, BLOCK_N, BLOCK_M)
+        before = gl.load(kept, mask=exists, other=0.0, cache_modifier=".cg")
     x_s = None
     if ONE:
-        x_s = _shared_row(at, inside, BLOCKS, EVEN and _whole(STEPS) == STEPS)
+        x = _columns(x_ptr + row_columns, inside, FULL, NORM)
+        if NORM:
+            # Rounded where the model's own module rounds.
+            wide = x.to(gl.float32)
+            wide *= gl.rsqrt(gl.sum(wide * wide, 0) / K + eps)
+            x = (wide.to(DTYPE).to(gl.float32) * gain.to(gl.float32)).to(DTYPE)
+        x_s = _shared_row(x, BLOCKS)
     if LOOP:
         words, scales = held[0]
         for step in range(0, STEPS - 1):
@@ -227,4 +257,6 @@ def direct_matmul(
                 result += gl.load(part_ptr + part * SIZE, cache_modifier=".cg")
             gl.store(ticket_ptr + slot, 0)
     if final:
-        finish(result, factor, bias, tile, top, out_ptr, M, N, out_stride, REST, BIAS, SWIGLU, DTYPE)
+        finish(
+            result, factor, bias, before, tile, top, out_ptr, M, N, out_stride, REST, BIAS, SWIGLU, ADD, DTYPE
+        )

@@ -123,11 +123,29 @@ def row_constants(
 
 
 @gluon.jit
-def finish(
-    result, factor, bias, tile, top, out_ptr, M, N, out_stride,
-    REST: gl.constexpr, BIAS: gl.constexpr, SWIGLU: gl.constexpr, DTYPE: gl.constexpr,
+def places(
+    tile, top, out_ptr, M, N, out_stride, OUT: gl.constexpr, SWIGLU: gl.constexpr, BLOCK_N: gl.constexpr,
+    BLOCK_M: gl.constexpr,
 ):  # fmt: skip
-    """Store the sums ``result`` [BLOCK_N, BLOCK_M] of a tile of weight, for rows ``top`` and up of activations."""
+    """Where the outputs of a tile of weight are for rows ``top`` and up of activations, and whether they exist;
+    ``OUT`` is the layout of the sums.
+    """
+    WIDTH: gl.constexpr = BLOCK_N // 2 if SWIGLU else BLOCK_N
+    place = tile * WIDTH + gl.arange(0, WIDTH, gl.SliceLayout(1, OUT))
+    column = top + gl.arange(0, BLOCK_M, gl.SliceLayout(0, OUT))
+    at = out_ptr + column.to(gl.int64)[None, :] * out_stride + place[:, None]
+    end = N // 2 if SWIGLU else N
+    return at, (place < end)[:, None] & (column < M)[None, :]
+
+
+@gluon.jit
+def finish(
+    result, factor, bias, before, tile, top, out_ptr, M, N, out_stride,
+    REST: gl.constexpr, BIAS: gl.constexpr, SWIGLU: gl.constexpr, ADD: gl.constexpr, DTYPE: gl.constexpr,
+):  # fmt: skip
+    """Store the sums ``result`` [BLOCK_N, BLOCK_M] of a tile of weight, for rows ``top`` and up of activations; with
+    ADD on top of what was there ``before``.
+    """
     BLOCK_N: gl.constexpr = result.shape[0]
     BLOCK_M: gl.constexpr = result.shape[1]
     if REST != 1.0:
@@ -138,9 +156,8 @@ def finish(
         gate, up = gl.split(result.reshape(2, BLOCK_N // 2, BLOCK_M).permute(1, 2, 0))
         result = gate / (1.0 + gl.exp(-gate)) * up
     OUT: gl.constexpr = result.type.layout
-    WIDTH: gl.constexpr = result.shape[0]
-    place = tile * WIDTH + gl.arange(0, WIDTH, gl.SliceLayout(1, OUT))
-    column = top + gl.arange(0, BLOCK_M, gl.SliceLayout(0, OUT))
-    at = out_ptr + column.to(gl.int64)[None, :] * out_stride + place[:, None]
-    end = N // 2 if SWIGLU else N
-    gl.store(at, result.to(DTYPE), mask=(place < end)[:, None] & (column < M)[None, :])
+    at, inside = places(tile, top, out_ptr, M, N, out_stride, OUT, SWIGLU, BLOCK_N, BLOCK_M)
+    if ADD:
+        # Rounded in between, as a block's output is before it is added.
+        result = result.to(DTYPE).to(gl.float32) + before.to(gl.float32)
+    gl.store(at, result.to(DTYPE), mask=inside)

@@ -98,7 +98,7 @@ def path(weight: Weight, m: int | None = None) -> str:
         return "triton" if runs else f"{REFERENCE}:{weight.packed.device.type}"
     if m is None:
         return "triton"
-    name, processors = _device(weight.device)
+    name, processors = device_of(weight.device)
     config = choose(name, processors, weight.format, weight.rows, weight.columns, m, False)
     return f"triton:{config.label}"
 
@@ -161,7 +161,7 @@ def linear_rows(x: Tensor, weight: TiledWeight, first: int, count: int, bias: Te
     return found.view(*x.shape[:-1], count)
 
 
-def _device(device: torch.device) -> tuple[str, int]:
+def device_of(device: torch.device) -> tuple[str, int]:
     """Name and number of multiprocessors."""
     if device.type != "cuda":
         return device.type, 1
@@ -187,7 +187,7 @@ def _run(x: Tensor, weight: Weight, bias: Tensor | None, out: Tensor | None, gat
 
         flat = x.reshape(-1, columns)
         flat = flat if flat.stride(1) == 1 else flat.contiguous()
-        name, processors = _device(weight.device)
+        name, processors = device_of(weight.device)
         config = choose(name, processors, weight.format, rows, columns, flat.shape[0], gated)
         into = None if out is None else out.view(-1, wanted[-1])
         done = launch(flat, weight, None if bias is None else bias.contiguous(), config, gated, into)

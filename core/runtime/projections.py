@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from core.runtime.linear import QuantizedLinear
-from kernels import decoder_ops
+from kernels import decoder_ops, row
 from kernels import linear as kernel
+from kernels.arguments import RowNorm
 from kernels.tiles import TiledWeight
 from kernels.weights import Int4Weight, Nvfp4Weight, concatenate_int4, concatenate_nvfp4
 
@@ -95,6 +96,14 @@ class FusedQuantized:
 
     def swiglu(self, x: Tensor, out: Tensor) -> Tensor:
         return kernel.linear_swiglu(x, self.weight, self.bias, out)
+
+    def of_norm(self, x: Tensor, norm: RowNorm, out: Tensor, gated: bool = False) -> Tensor:
+        """As calling it, or ``swiglu``, with the normed row x [1, K]."""
+        return row.linear_of_norm(x, norm, self.weight, self.bias, out, gated)
+
+    def add_to(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Add the output of row x [1, K] to ``residual`` [1, out_features] in place."""
+        return row.add_linear(x, self.weight, self.bias, residual)
 
 
 def fuse(modules: Sequence[QuantizedLinear]) -> FusedQuantized | None:

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from core.lance.decoder import GEN, DecoderLayer
 from core.lance.model import Lance
-from core.runtime.projections import Projection, project
+from core.runtime.projections import FusedQuantized, Projection, project
 from kernels import decoder_ops
+from kernels.arguments import RowNorm
+from kernels.row import adds, norms
 
 Attend = Callable[[int, Tensor, Tensor], None]
 """(layer, q/k/v [M, (heads + 2 * kv) * head_dim], out [M, heads * head_dim]): fill ``out``; the norms and rotation of
@@ -86,6 +88,33 @@ class Rows:
         here.wait_stream(self.aside)
 
 
+@dataclass(frozen=True)
+class RowLayer:
+    """The und expert of a layer as a single row runs through it: norms and sums inside the products."""
+
+    qkv: FusedQuantized
+    o: FusedQuantized
+    gate_up: FusedQuantized
+    down: FusedQuantized
+    input_norm: RowNorm
+    post_norm: RowNorm
+
+    @classmethod
+    def of(cls, expert: Expert, eps: float) -> RowLayer | None:
+        """The expert's layer, or None where some kernel cannot do a norm or sum beside its product."""
+        qkv, o, gate_up, down = expert.qkv, expert.o, expert.gate_up, expert.down
+        if not (
+            isinstance(qkv, FusedQuantized)
+            and isinstance(o, FusedQuantized)
+            and isinstance(gate_up, FusedQuantized)
+            and isinstance(down, FusedQuantized)
+        ):
+            return None
+        if not (norms(qkv.weight) and adds(o.weight) and norms(gate_up.weight, True) and adds(down.weight)):
+            return None
+        return cls(qkv, o, gate_up, down, RowNorm(expert.input_norm, eps), RowNorm(expert.post_norm, eps))
+
+
 class Stack:
     """The decoder layers of a loaded Lance behind fused operations."""
 
@@ -97,6 +126,9 @@ class Stack:
         self.heads, self.kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
         layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
         self.layers = [(Expert.of(layer, ""), Expert.of(layer, GEN)) for layer in layers]
+        rows = [RowLayer.of(und, self.eps) for und, _ in self.layers]
+        # Empty: some layer takes a norm and a sum as kernels of their own.
+        self.row_layers = [row for row in rows if row] if all(rows) else []
         self.final = (decoder.norm.weight.data, decoder.norm_moe_gen.weight.data)
         self.middle = config.intermediate_size
         # One for all pictures: cuBLAS keeps a workspace of 32 MB for every stream that it has seen.
@@ -142,6 +174,14 @@ class Stack:
             norm(part, following.input_norm)
             following.qkv(normed[part], qkv[part])
 
+        if self.row_layers and (rows.gen, rows.und) == (0, 1):
+            for index, layer in enumerate(self.row_layers):
+                layer.qkv.of_norm(x, layer.input_norm, qkv)
+                attend(index, qkv, mixed)
+                layer.o.add_to(mixed, x)
+                layer.gate_up.of_norm(x, layer.post_norm, active, gated=True)
+                layer.down.add_to(active, x)
+            return decoder_ops.rms_norm(x, self.final[0], self.eps, normed)
         rows.each(enter)
         for index in range(len(self.layers)):
             attend(index, qkv, mixed)

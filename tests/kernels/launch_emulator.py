@@ -152,7 +152,8 @@ class Program:
             reshape=lambda value, shape: value.reshape(shape),
             convert_layout=lambda value, layout, assert_trivial=False: value,
             expand_dims=lambda value, axis: values(np.expand_dims(value, axis)),
-            sum=lambda value, axis: value.sum(axis), exp=np.exp, split=lambda value: (value[..., 0], value[..., 1]),
+            sum=lambda value, axis: value.sum(axis), exp=np.exp,
+            rsqrt=lambda value: 1 / np.sqrt(value), split=lambda value: (value[..., 0], value[..., 1]),
             inline_asm_elementwise=lambda asm, constraints, given, **options: given[0],
             allocate_shared_memory=self.allocate,
         )  # fmt: skip

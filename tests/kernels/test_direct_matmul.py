@@ -12,7 +12,7 @@ from triton.experimental.gluon._runtime import GluonASTSource
 
 from kernels import direct
 from kernels.config import Config
-from kernels.direct import division
+from kernels.direct import RowNorm, division
 from kernels.direct_matmul import direct_matmul
 from kernels.direct_parts import sums_layout
 from kernels.samples import exact, int4, nvfp4, relative_error
@@ -61,6 +61,34 @@ def test_gate_and_up_meet_in_one_program(name: str, m: int) -> None:
     assert relative_error(found, exact(x, weight, None, gated=True)) < 1e-5
 
 
+@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("step", [4, 16])
+def test_a_row_is_normed_on_its_way(name: str, gated: bool, step: int) -> None:
+    weight: StoredWeight = WEIGHTS[name]
+    generator = torch.Generator().manual_seed(step)
+    x = 3 * torch.randn(1, weight.shape[1], generator=generator).bfloat16()
+    norm = RowNorm(torch.randn(weight.shape[1], generator=generator).bfloat16(), 1e-3)
+    wide = x.double()
+    normed = wide * torch.rsqrt(wide.pow(2).mean() + norm.eps) * norm.weight
+    found = run(x, tile(weight), None, Config("direct", 8, 16, step, 4, 8), gated, norm)
+    assert relative_error(found, exact(normed, weight, None, gated=gated)) < 1e-5
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("m", [1, 3])
+def test_a_product_is_added_to_what_is_there(name: str, splits: int, m: int) -> None:
+    weight: StoredWeight = WEIGHTS[name]
+    generator = torch.Generator().manual_seed(m)
+    x = torch.randn(m, weight.shape[1], generator=generator).bfloat16()
+    before, bias = torch.randn(m, 40, generator=generator), torch.linspace(-2, 2, 40)
+    tiled = tile(weight)
+    found = run(x, tiled, bias, Config("direct", 8, 16, 4, 4, 1, splits), False, before=before)
+    assert relative_error(found, exact(x, weight, bias) + before) < 1e-5
+    assert not tiled.tickets.any()
+
+
 @pytest.mark.parametrize("blocks", [1, 8, 11, 86])
 @pytest.mark.parametrize("splits", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("step", [1, 4, 16])
@@ -107,7 +135,7 @@ def test_every_part_of_every_sum_is_with_some_thread(
     assert ([0, rows // 2, 0] in layout.reg_bases) >= gated
 
 
-@pytest.mark.parametrize("form", ["one row", "looped", "gated", "nvfp4"])
+@pytest.mark.parametrize("form", ["one row", "looped", "gated", "nvfp4", "normed"])
 @pytest.mark.parametrize("capability", [80, 90])
 def test_it_compiles_and_the_compiler_moves_no_operand(form: str, capability: int) -> None:
     """That layouts fit is asserted by the kernel as it is compiled, which takes no GPU."""
@@ -116,15 +144,17 @@ def test_it_compiles_and_the_compiler_moves_no_operand(form: str, capability: in
         "REST": 256.0 if form == "nvfp4" else 1.0, "BIAS": form == "gated", "SWIGLU": form == "gated",
         "SPLIT": form == "looped", "EVEN": form != "looped", "BLOCK_M": 8,
         "BLOCK_N": 32 if form == "gated" else 16, "BLOCKS": 8, "STEPS": 3 if form == "looped" else 1, "WHOLE": 1,
-        "LOOP": form == "looped", "ONE": form in ("one row", "looped"), "OVERLAP": capability >= 90,
+        "LOOP": form == "looped", "ONE": form in ("one row", "looped", "normed"), "NORM": form == "normed",
+        "ADD": form in ("looped", "nvfp4"), "OVERLAP": capability >= 90,
     }  # fmt: skip
     pointers = {"codes_ptr": "*i32", "scales_ptr": "*i32", "factor_ptr": "*fp32", "partial_ptr": "*fp32"}
-    pointers |= {"ticket_ptr": "*i32"} | dict.fromkeys(("x_ptr", "bias_ptr", "out_ptr"), "*bf16")
+    pointers |= {"ticket_ptr": "*i32"} | dict.fromkeys(("x_ptr", "norm_ptr", "bias_ptr", "out_ptr"), "*bf16")
+    pointers |= {"eps": "fp32"}
     names = direct_matmul.arg_names
     signature = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in names}
     source = GluonASTSource(
         direct_matmul, signature, {(names.index(name),): value for name, value in constants.items()},
-        {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in pointers or name in ("N", "K")},
+        {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name[-4:] == "_ptr" or name in ("N", "K")},
     )  # fmt: skip
     kernel = compile_kernel(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 4})
     # Sixteen bytes of words a lane and load, as they lie in memory.
