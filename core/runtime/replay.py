@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import torch
@@ -31,6 +32,9 @@ class Replayed:
         else:
             self._graph = torch.cuda.CUDAGraph()
             torch.cuda.synchronize(self._device)
+            # A decoder that nobody uses any more holds graphs and, being part of a cycle, goes whenever Python next
+            # collects: freeing them in the middle of a capture would spoil it.
+            gc.collect()
             with torch.cuda.graph(self._graph):
                 self._function()
             self._graph.replay()
