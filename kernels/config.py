@@ -34,8 +34,9 @@ class Config:
     ended, where the device can, and asks for that many blocks of weights meanwhile. ``direct``:
     ``direct_matmul`` with such tiles, all steps of a program read at once if they are no more than ``stages``, and at
     most ``registers`` (0: any number) a thread. ``early``: ``early_matmul`` with such tiles, ``blocks`` blocks of K a
-    program. ``hopper``: ``hopper_matmul`` with such tiles. ``expand``: ``chunk`` weight rows (0: all of them) at a
-    time are decoded into scratch memory and multiplied by the vendor's library.
+    program. ``hopper``: ``hopper_matmul`` with such tiles, ``wide_matmul`` with larger ones than 128 x 128.
+    ``expand``: ``chunk`` weight rows (0: all of them) at a time are decoded into scratch memory and multiplied by the
+    vendor's library.
     """
 
     kernel: Kernel

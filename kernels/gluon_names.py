@@ -10,3 +10,6 @@ barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
 
 copy = tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_to_shared
 """The copy engine brings a tile into shared memory: descriptor, coordinates, barrier, destination."""
+
+send = tma.async_store if hasattr(tma, "async_store") else tma.async_copy_shared_to_global
+"""The copy engine brings a tile out of shared memory: descriptor, coordinates, source."""

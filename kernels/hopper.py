@@ -12,10 +12,11 @@ from kernels.arguments import decoding, partial_sums, rest, row_factors
 from kernels.capability import capability
 from kernels.config import Config
 from kernels.tiles import BLOCK, TICKETS, TiledWeight
+from kernels.wide import TILES as WIDE_TILES
+from kernels.wide import is_wide, launch_wide
 
 # Rows of activations, rows of weight, warps, stages of a tile.
 TILES = (
-    (128, 256, 8, 3),
     (128, 128, 8, 4),
     (128, 128, 4, 4),
     (64, 128, 4, 4),
@@ -66,10 +67,15 @@ def candidates(m: int, rows: int, columns: int, processors: int, device: torch.d
             enough = 2 * tiles * splits >= processors
             if enough and (splits == 1 or (tiles * splits <= processors and steps >= 2 * splits)):
                 yield Config("hopper", block_m, block_n, 1, warps, stages, splits)
+    for block_m, block_n, warps, stages in WIDE_TILES:
+        if m >= 512 and 2 * triton.cdiv(m, block_m) * triton.cdiv(rows, block_n) >= processors:
+            yield Config("hopper", block_m, block_n, 1, warps, stages, 1)
 
 
 def launch_hopper(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: Config, out: Tensor) -> Tensor:
     """``out = x W^T + bias``; arguments as ``kernels.launch.launch``, ``x`` and ``out`` such that they ``fits``."""
+    if is_wide(config):
+        return launch_wide(x, weight, bias, config, out)
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
     from kernels.hopper_matmul import SHARED_CODES, SHARED_SCALES, SHARED_X, hopper_matmul

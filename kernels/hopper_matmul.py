@@ -21,11 +21,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from kernels.decode import INT4, decode_half
-
-# Triton 3.9 knows these by other names than 3.6.
-_load = tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_to_shared
-_store = tma.async_store if hasattr(tma, "async_store") else tma.async_copy_shared_to_global
-_barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
+from kernels.gluon_names import barrier, copy, send
 
 SHARED_X = gl.constexpr(gl.NVMMASharedLayout(128, 16, 2))
 """Of activations and results [rows, columns]."""
@@ -46,7 +42,7 @@ def _place(item, tiles_m, steps, share, splits):
 
 
 @gluon.jit
-def _before(slot, STAGES: gl.constexpr):
+def before(slot, STAGES: gl.constexpr):
     """The slot before ``slot``. Not a variable that follows it: Triton does not see that a loop carries one that
     equals another at its start.
     """
@@ -68,12 +64,12 @@ def _produce(
     early = gl.minimum(end - begin, STAGES)
     for i in range(0, early):
         mbarrier.expect(ready.index(i), SIZE)
-        _load_weight(
+        load_weight(
             codes_desc, scales_desc, codes_s, scales_s, ready, i, begin + i, tile_n * BLOCK_N, N, WORDS
         )
     tl.extra.cuda.gdc_wait()
     for i in range(0, early):
-        _load(x_desc, [tile_m * BLOCK_M, (begin + i) * 128], ready.index(i), x_s.index(i))
+        copy(x_desc, [tile_m * BLOCK_M, (begin + i) * 128], ready.index(i), x_s.index(i))
     slot = early % STAGES
     phase = early // STAGES
     for item in range(gl.program_id(0), items, gl.num_programs(0)):
@@ -83,10 +79,10 @@ def _produce(
             mbarrier.wait(free.index(slot), phase ^ 1)
             bar = ready.index(slot)
             mbarrier.expect(bar, SIZE)
-            _load_weight(
+            load_weight(
                 codes_desc, scales_desc, codes_s, scales_s, ready, slot, step, tile_n * BLOCK_N, N, WORDS
             )
-            _load(x_desc, [tile_m * BLOCK_M, step * 128], bar, x_s.index(slot))
+            copy(x_desc, [tile_m * BLOCK_M, step * 128], bar, x_s.index(slot))
             slot += 1
             if slot == STAGES:
                 slot = 0
@@ -94,15 +90,15 @@ def _produce(
 
 
 @gluon.jit
-def _load_weight(
+def load_weight(
     codes_desc, scales_desc, codes_s, scales_s, ready, slot, step, row, N, WORDS: gl.constexpr
 ):  # fmt: skip
     """A step's words and scales of a tile from ``row`` on into ``slot``."""
     bar = ready.index(slot)
     # Rows behind a block's last are the next block's: computed and not stored. Behind the tensor: zeros.
-    _load(codes_desc, [step * N + row, 0], bar, codes_s.index(slot))
+    copy(codes_desc, [step * N + row, 0], bar, codes_s.index(slot))
     for i in gl.static_range(WORDS):
-        _load(scales_desc, [(step * WORDS + i) * N + row], bar, scales_s.index(slot * WORDS + i))
+        copy(scales_desc, [(step * WORDS + i) * N + row], bar, scales_s.index(slot * WORDS + i))
 
 
 @gluon.jit
@@ -157,8 +153,8 @@ def _consume(
             # The step before has been read by now; what was issued here goes on. Only now may registers be written
             # that its second half was read from, so the words of this one's have to pass the wait too.
             total, words = warpgroup_mma_wait(4, deps=(total, words))
-            _barrier()
-            mbarrier.arrive(free.index(_before(slot, STAGES)), count=1, pred=step > begin)
+            barrier()
+            mbarrier.arrive(free.index(before(slot, STAGES)), count=1, pred=step > begin)
             n4, n5, n6, n7 = decode_half(words, s4, s4, s6, s6, 1, FORMAT, DTYPE, True)
             total = warpgroup_mma(n4, x.slice(64, 16), total, is_async=True)
             total = warpgroup_mma(n5, x.slice(80, 16), total, is_async=True)
@@ -171,8 +167,8 @@ def _consume(
                 slot = 0
                 phase ^= 1
         total = warpgroup_mma_wait(0, deps=(total,))
-        _barrier()
-        mbarrier.arrive(free.index(_before(slot, STAGES)), count=1)
+        barrier()
+        mbarrier.arrive(free.index(before(slot, STAGES)), count=1)
         last = True
         if SPLIT:
             tile = item // splits
@@ -181,7 +177,7 @@ def _consume(
             base = partial_ptr + gl.cast(tile * splits, gl.int64) * SIZE
             gl.store(base + item % splits * SIZE + inner, total)
             # Every thread's part must be on its way before the one thread that draws the ticket releases it.
-            _barrier()
+            barrier()
             last = gl.atomic_add(ticket_ptr + tile, 1, sem="acq_rel", scope="gpu") == splits - 1
             if last:
                 # All parts in their order, whichever came last: the same sum every time. .cg: from the L2 cache,
@@ -198,11 +194,11 @@ def _consume(
                 result += bias.to(gl.float32)[:, None]
             # The tile before must have left the staging memory; it is written by these threads, read by the engine.
             tma.store_wait(0)
-            _barrier()
+            barrier()
             out_s.permute((1, 0)).store(result.to(DTYPE))
             fence_async_shared()
-            _barrier()
-            _store(out_desc, [tile_m * BLOCK_M, tile_n * BLOCK_N], out_s)
+            barrier()
+            send(out_desc, [tile_m * BLOCK_M, tile_n * BLOCK_N], out_s)
     tma.store_wait(0)
 
 

@@ -1,4 +1,5 @@
-"""Runs the source of ``kernels.hopper_matmul`` on the CPU, for Triton has no interpreter of Gluon.
+"""Runs the sources of ``kernels.hopper_matmul`` and ``kernels.wide_matmul`` on the CPU, for Triton has no interpreter
+of Gluon.
 
 What is asynchronous happens as badly as the kernel's waits allow: copies into shared memory at once, over what has
 not been waited for; matrix products and copies out of shared memory only when they are waited for. Layouts mean
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from kernels import hopper_matmul as module  # type: ignore[attr-defined,unused-ignore]
+from kernels import hopper_matmul, wide_matmul  # type: ignore[attr-defined,unused-ignore]
 from kernels.tiles import TiledWeight, _nibble
+from kernels.wide import powers
 
 PATIENCE = 20.0
 """Seconds after which a wait is held to be endless."""
@@ -25,6 +27,8 @@ PATIENCE = 20.0
 
 class Tensor(np.ndarray):
     """A tile in registers: never changed in place, as in Triton."""
+
+    type = types.SimpleNamespace(layout="layout")
 
     def __iadd__(self, other: Any) -> Any:
         return self + other
@@ -95,6 +99,7 @@ class Descriptor:
 
     def __init__(self, array: np.ndarray, block: tuple[int, ...]) -> None:
         self.array, self.block = array, block
+        self.block_shape = block
 
     def _inside(self, at: list[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
         ends = [min(max(size - a, 0), b) for a, b, size in zip(at, self.block, self.array.shape, strict=True)]
@@ -141,12 +146,12 @@ class Products:
         self.pending.append(work)
         return into
 
-    def finish(self, outstanding: int, deps: tuple[Sum, ...]) -> Any:
+    def finish(self, outstanding: int, deps: tuple[Any, ...]) -> Any:
         while len(self.pending) > outstanding:
             self.pending.pop(0)()
-        if len(deps) > 1:
-            return deps
-        return deps[0] if outstanding else deps[0].value
+        if not outstanding:
+            deps = tuple(dep.value if isinstance(dep, Sum) else dep for dep in deps)
+        return deps if len(deps) > 1 else deps[0]
 
 
 class Memory:
@@ -184,9 +189,15 @@ def decode_half_of(format: int) -> Callable[..., list[Tensor]]:  # noqa: A002
 
 
 def source() -> str:
-    """The kernel's functions as they are written."""
-    text = Path(str(module.__file__)).read_text()
-    return text[text.index("# Triton 3.9 knows these") :]
+    """The kernels' functions as they are written, one kernel's behind those of the other that it uses, too."""
+    texts = []
+    for module, kernel in ((hopper_matmul, "hopper"), (wide_matmul, "wide")):
+        text = Path(str(module.__file__)).read_text()
+        # Each has its own functions of these names.
+        for name in ("_produce", "_consume", "_multiply"):
+            text = text.replace(name, f"_{kernel}{name}")
+        texts.append(text[text.index("@gluon.jit") :])
+    return "\n\n".join(texts)
 
 
 class Emulator:
@@ -196,38 +207,39 @@ class Emulator:
         self.products = Products()
         self.stores: list[Callable[[], None]] = []
         cuda = types.SimpleNamespace(gdc_wait=lambda: None, gdc_launch_dependents=lambda: None)
-        constant = types.SimpleNamespace
         gl = types.SimpleNamespace(
             constexpr=lambda value: value, float32=np.float32, int32=np.int32, int64=np.int64,
             num_warps=lambda: 8, program_id=lambda axis: program, num_programs=lambda axis: programs,
-            NVMMADistributedLayout=constant, DotOperandLayout=lambda *a: None, SliceLayout=lambda *a: None,
-            NVMMASharedLayout=lambda *a: None, static_range=range, minimum=np.minimum,
+            DotOperandLayout=lambda *a: "layout", SliceLayout=lambda *a: "layout",
+            NVMMADistributedLayout=lambda *a: "layout", static_range=range, minimum=np.minimum,
+            reshape=lambda value, shape: tile(np.reshape(value, shape)),
+            permute=lambda value, order: tile(np.transpose(value, order)),
+            split=lambda value: (value[..., 0], value[..., 1]),
+            convert_layout=lambda value, layout, assert_trivial=False: value,
             where=lambda condition, a, b: a if condition else b,
             cdiv=lambda a, b: -(-a // b), cast=lambda value, dtype: value,
             allocate_shared_memory=self.allocate, expand_dims=self.expand,
             zeros=lambda shape, dtype, layout: tile(np.zeros(shape, dtype)),
             arange=lambda a, b, layout: tile(np.arange(a, b)), load=self.load, store=self.store,
-            atomic_add=self.add, barrier=lambda: None, warp_specialize=self.specialize,
+            atomic_add=self.add, warp_specialize=self.specialize,
         )  # fmt: skip
-        gl.NVMMADistributedLayout = lambda *a: None
         mbarrier = types.SimpleNamespace(
             MBarrierLayout=lambda: "barrier", init=self.init, wait=lambda bar, parity: bar.wait(parity),
             expect=lambda bar, size: bar.signal(1, size),
             arrive=lambda bar, count, pred=True: bar.signal(count, 0) if pred else None,
         )  # fmt: skip
-        tma = types.SimpleNamespace(
-            async_load=lambda desc, at, bar, into: desc.load(at, bar, into),
-            async_store=lambda desc, at, source: self.stores.append(desc.store(at, source)),
-            store_wait=self.store_wait,
-        )
         self.names = {
             "tl": types.SimpleNamespace(extra=types.SimpleNamespace(cuda=cuda)), "gl": gl,
             "gluon": types.SimpleNamespace(jit=lambda fn=None, **options: fn if fn else lambda f: f),
-            "mbarrier": mbarrier, "tma": tma, "fence_async_shared": lambda: None, "INT4": 0,
+            "mbarrier": mbarrier, "tma": types.SimpleNamespace(store_wait=self.store_wait), "barrier": lambda: None,
+            "copy": lambda desc, at, bar, into: desc.load(at, bar, into),
+            "send": lambda desc, at, source: self.stores.append(desc.store(at, source)),
+            "SHARED_X": None, "SHARED_CODES": None, "SHARED_SCALES": None,
+            "fence_async_shared": lambda: None, "INT4": 0,
             "warpgroup_mma": self.products.multiply, "warpgroup_mma_wait": self.products.finish,
             "decode_half": decode_half_of(format),
         }  # fmt: skip
-        exec(compile(source(), str(module.__file__), "exec"), self.names)
+        exec(compile(source(), "kernels", "exec"), self.names)
 
     def allocate(self, dtype: Any, shape: list[int], layout: Any) -> Any:
         if layout == "barrier":
@@ -300,6 +312,33 @@ def run(
             factors, Memory(np.zeros(n, np.float32) if bias is None else bias.float().numpy()), partial, tickets,
             m, n, k, splits, GROUP=weight.group, FORMAT=int(floats), REST=256.0 if floats else 1.0,
             BIAS=bias is not None, SPLIT=splits > 1, BLOCK_M=block_m, BLOCK_N=block_n, STAGES=stages,
+        )  # fmt: skip
+        assert not emulator.products.pending and not emulator.stores
+    return torch.from_numpy(out)
+
+
+def run_wide(
+    x: torch.Tensor, weight: TiledWeight, bias: torch.Tensor | None, block_m: int, block_n: int, stages: int,
+    programs: int,
+) -> torch.Tensor:  # fmt: skip
+    """As ``run``, by ``wide_matmul``, arguments as ``launch_wide`` makes them."""
+    m, n, k = x.shape[0], weight.rows, weight.columns
+    floats = weight.factors is not None
+    out = np.full((m, n), np.nan, np.float32)
+    most, more = powers(block_m)
+    programs = min(programs, -(-m // block_m) * -(-n // block_n))
+    factors = Memory((weight.factors if weight.factors is not None else torch.ones(n)).numpy())
+    for program in range(programs):
+        emulator = Emulator(program, programs, int(floats))
+        emulator.names["wide_matmul"](
+            Descriptor(x.float().numpy(), (most, 64)),
+            Descriptor(x.float().numpy(), (more or most, 64)),
+            Descriptor(weight.codes.reshape(-1, 16).numpy(), (block_n, 16)),
+            Descriptor(weight.scales.reshape(-1).numpy(), (block_n,)),
+            Descriptor(out, (more or most // 2, block_n)), factors,
+            Memory(np.zeros(n, np.float32) if bias is None else bias.float().numpy()),
+            m, n, k, GROUP=weight.group, FORMAT=int(floats), REST=256.0 if floats else 1.0, BIAS=bias is not None,
+            BLOCK_M=most, MORE=more, BLOCK_N=block_n, STAGES=-(-stages // 2), X_STAGES=stages,
         )  # fmt: skip
         assert not emulator.products.pending and not emulator.stores
     return torch.from_numpy(out)

@@ -22,8 +22,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not HOPPER, reason="needs a Ho
 if HOPPER:
     from kernels.hopper import TILES, fits
     from kernels.launch import launch
+    from kernels.wide import TILES as WIDE_TILES
 else:
-    TILES = ()
+    TILES = WIDE_TILES = ()
 
 BOUND = {torch.bfloat16: 4e-3, torch.float16: 8e-4}
 
@@ -63,6 +64,28 @@ def test_every_tile_gives_the_product_when_programs_take_one_and_when_they_take_
     check(int4(592, 1088, 64, False, 1), 300, config)
     check(int4(4624, 448, 64, False, 2), 1023, config)
     check(nvfp4(4624, 400, 4), 1023, config)
+
+
+@pytest.mark.parametrize("tile", WIDE_TILES, ids=str)
+def test_every_wide_tile_gives_the_product_when_programs_take_one_and_when_they_take_several(
+    tile: tuple[int, int, int, int],
+) -> None:
+    config = hopper(tile, 1)
+    check(int4(592, 1088, 64, False, 1), 300, config)
+    check(int4(4624, 448, 64, False, 2), 2309, config)
+    check(nvfp4(4624, 400, 4), 2304, config, bias=True)
+    check(int4(4624, 96, 32, False, 2), 1023, config)
+
+
+@pytest.mark.parametrize("tile", WIDE_TILES, ids=str)
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_every_group_and_dtype_in_wide_tiles(
+    group: int, dtype: torch.dtype, tile: tuple[int, int, int, int]
+) -> None:
+    for m in (1, 577):
+        check(int4(600, 1152, group, group == 128, 1), m, hopper(tile, 1), dtype, bias=True)
+    check(nvfp4(600, 1040, 3), 577, hopper(tile, 1), dtype)
 
 
 @pytest.mark.parametrize("share", [1, 4, 6, 9])
