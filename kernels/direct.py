@@ -16,10 +16,12 @@ from kernels.config import Config
 from kernels.decoder_triton import overlaps
 from kernels.tiles import BLOCK, TICKETS, TiledWeight
 
-# Rows of weight, blocks a step, warps, steps held at once, most registers of a thread (0: as the compiler likes).
+# Rows of weight, blocks a step, warps, steps held at once, most registers of a thread (0: as the compiler likes). With
+# 168 a multiprocessor has room for three programs of four warps, with one more for two.
 TILES = (
     (16, 16, 4, 1, 0),
     (16, 16, 4, 1, 128),
+    (16, 16, 4, 1, 168),
     (16, 8, 4, 3, 128),
     (16, 8, 2, 2, 0),
     (16, 8, 4, 1, 0),
