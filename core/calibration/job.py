@@ -24,6 +24,7 @@ from core.store import Store
 
 def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     """Calibrate as ``spec`` says; the calibration appears under its name whole or not at all."""
+    from core.runtime.device import suit_threads
     from core.runtime.loading import load_model
 
     started = time.monotonic()
@@ -52,6 +53,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         notes={"evaluated": list(chosen.evaluated)} if chosen.evaluated else {},
     )
     context.log(f"{name}: {len(chosen.samples)} samples of {', '.join(chosen.tasks)} on {device}")
+    suit_threads(info.nbytes, device)
     pipeline = load_model(info.path, device, dtype, observed=True)
     statistics, sequences = Statistics(plan.rows, seed, data), Sequences()
     timesteps = collect_statistics(

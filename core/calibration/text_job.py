@@ -14,7 +14,7 @@ from core.calibration.statistics import Statistics
 from core.checkpoints.describe import CheckpointInfo
 from core.jobs.context import JobContext
 from core.runtime.causal_lm import load_text_model
-from core.runtime.device import pick_device, pick_dtype
+from core.runtime.device import pick_device, pick_dtype, suit_threads
 
 
 def run_texts(info: CheckpointInfo, spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
@@ -33,6 +33,7 @@ def run_texts(info: CheckpointInfo, spec: dict[str, Any], context: JobContext) -
     source, documents = prose.documents(spec.get("suite"))
     device = pick_device(str(spec.get("device") or "auto"))
     dtype = pick_dtype(str(spec.get("dtype") or "auto"), device)
+    suit_threads(info.nbytes, device)
     model = load_text_model(info.path, device, dtype)
     chosen = texts.pieces(model, documents, count, seed)
     data = texts.fingerprint(chosen)

@@ -22,6 +22,7 @@ from core.evaluation.samples import Settings, Suite
 from core.evaluation.subject import Subject, check_suite, open_subjects
 from core.runtime import enforcement, load_model, pick_device, pick_dtype
 from core.runtime.causal_lm import load_text_model
+from core.runtime.device import suit_threads
 
 if TYPE_CHECKING:
     from core.jobs.context import JobContext
@@ -67,6 +68,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
     device = pick_device(spec.get("device") or "auto")
     dtype = pick_dtype(spec.get("dtype") or "auto", device)
     subject, source, info = open_subjects(str(spec["checkpoint"]), store)
+    suit_threads(info.nbytes, device)
     plans = []
     for name in spec["suites"]:
         limit = spec.get("limit")

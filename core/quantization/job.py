@@ -34,6 +34,7 @@ from core.quantization.sensitivity_results import stored
 from core.quantization.unfinished import job_fingerprint, unfinished
 from core.refinement.predict import predict
 from core.refinement.step import refine
+from core.runtime.device import suit_threads
 from core.store.manifest import collect, versions
 
 
@@ -55,6 +56,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
             predicted |= {"refine": asdict(later)}
             seconds += later.seconds
         return predicted | {"estimated_seconds": round(seconds, 1), "dry_run": True}
+    suit_threads(request.info.nbytes, request.device)
     request = _settled(request, context)
     context.log(
         f"{request.name}: {request.plan.linears} linears as {request.label}, "

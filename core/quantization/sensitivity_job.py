@@ -27,7 +27,7 @@ from core.quantization.sensitivity import GroupResult
 from core.quantization.sensitivity_report import tables
 from core.quantization.sensitivity_samples import PIECES, drawn_samples
 from core.runtime.causal_lm import load_text_model
-from core.runtime.device import pick_dtype
+from core.runtime.device import pick_dtype, suit_threads
 from core.runtime.loading import load_model
 from core.store.export import plain_table
 from core.store.manifest import versions
@@ -48,6 +48,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         Cancelled: asked to stop.
     """
     request = look_up(spec, context.store)
+    suit_threads(request.info.nbytes, request.device)
     found = measure(request, context, spec.get("suites"), spec.get("limit"), steps=True)
     for title, titles, rows, right in tables(found):
         context.log(f"{title}\n{plain_table(rows, titles, right)}")

@@ -1,12 +1,17 @@
-"""From a device or dtype in words to one that torch can use."""
+"""From a device or dtype in words to one that torch can use, and how many threads of a CPU."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
 from core.errors import UsageError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+SMALL = 64_000_000
+"""Bytes of a model's weights up to which one thread is faster than several."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -37,3 +42,14 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise UsageError(f"dtype {name!r}: wanted auto, {' or '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def suit_threads(nbytes: int, device: torch.device) -> None:
+    """Let torch compute in one thread on a CPU if a model's weights are no more than ``SMALL`` bytes.
+
+    Its operations are so short that sharing one out takes longer than doing it, and far longer where a thread has to
+    wait for one that other processes keep from running. For the process of a job; what the user set in
+    OMP_NUM_THREADS stays.
+    """
+    if device.type == "cpu" and nbytes <= SMALL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
