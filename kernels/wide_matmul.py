@@ -78,18 +78,8 @@ def _produce(
                     phase ^= 1
             for half in gl.static_range(2):
                 mbarrier.wait(x_free.index(x_slot), x_phase ^ 1)
-                _load_rows(
-                    x_desc,
-                    more_desc,
-                    x_s,
-                    more_s,
-                    x_ready,
-                    x_slot,
-                    top,
-                    step * 128 + half * 64,
-                    BLOCK_M,
-                    MORE,
-                )
+                column = step * 128 + half * 64
+                _load_rows(x_desc, more_desc, x_s, more_s, x_ready, x_slot, top, column, BLOCK_M, MORE)
                 x_slot += 1
                 if x_slot == X_STAGES:
                     x_slot = 0
@@ -178,6 +168,7 @@ def _consume(
     WORDS: gl.constexpr, FORMAT: gl.constexpr, REST: gl.constexpr, BIAS: gl.constexpr,
     BLOCK_M: gl.constexpr, MORE: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, X_STAGES: gl.constexpr,
 ):  # fmt: skip
+    """Multiply, and send results, tile after tile."""
     DTYPE: gl.constexpr = out_desc.dtype
     MMA: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [gl.num_warps(), 1], [16, BLOCK_M, 16])
     # Nibble i of a step's words are its columns 16 i to 16 i + 15: one matrix instruction's operand as they are.
@@ -217,24 +208,8 @@ def _consume(
             s4, s6 = _half_scales(scales_s, slot, 1, WORDS, ROWS)
             mbarrier.wait(x_ready.index(x_slot), x_phase)
             n4, n5, n6, n7, total, more = _turn(
-                n0,
-                n1,
-                n2,
-                n3,
-                words,
-                s4,
-                s6,
-                x_s,
-                more_s,
-                x_slot,
-                total,
-                more,
-                step > 0,
-                1,
-                FORMAT,
-                DTYPE,
-                A_MORE,
-            )
+                n0, n1, n2, n3, words, s4, s6, x_s, more_s, x_slot, total, more, step > 0, 1, FORMAT, DTYPE, A_MORE
+            )  # fmt: skip
             # All words and scales of this step and the activations behind this half have been read by now; what was
             # issued here goes on.
             barrier()
@@ -255,24 +230,8 @@ def _consume(
             s0, s2 = _half_scales(scales_s, slot, 0, WORDS, ROWS)
             mbarrier.wait(x_ready.index(x_slot), x_phase)
             n0, n1, n2, n3, total, more = _turn(
-                n4,
-                n5,
-                n6,
-                n7,
-                words,
-                s0,
-                s2,
-                x_s,
-                more_s,
-                x_slot,
-                total,
-                more,
-                True,
-                0,
-                FORMAT,
-                DTYPE,
-                A_MORE,
-            )
+                n4, n5, n6, n7, words, s0, s2, x_s, more_s, x_slot, total, more, True, 0, FORMAT, DTYPE, A_MORE
+            )  # fmt: skip
             barrier()
             mbarrier.arrive(x_free.index(before(x_slot, X_STAGES)), count=1)
             x_slot += 1
