@@ -15,11 +15,12 @@ from PIL import Image
 
 from core.lance.generation import Understanding, drawing, start_noise
 from core.quantization import job
-from core.runtime import enforcement, load_model
+from core.runtime import enforcement, load_model, stack
 from core.runtime.engine import Engine
 from core.runtime.linear import QuantizedLinear
 from core.runtime.projections import FusedQuantized
 from core.store import Store
+from kernels import row
 
 RECIPES = {
     "int4": """
@@ -79,6 +80,31 @@ def questions(pipeline: Any) -> Understanding:
 def test_decoding(pipelines: tuple[Any, Any]) -> None:
     ours, wanted = pipelines
     (mine,), (theirs,) = (list(questions(p).steps(1)) for p in (ours, wanted))
+    assert mine[0] == theirs[0]
+    finite = theirs[1].isfinite()
+    assert (mine[1][finite].float() - theirs[1][finite]).norm() < 5e-3 * theirs[1][finite].norm()
+
+
+@pytest.mark.parametrize("pipelines", ["int4"], indirect=True)
+@torch.inference_mode()
+def test_decoding_with_norms_and_sums_inside_the_products(
+    pipelines: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order of it: here each product still does its norm or sum in a kernel beside it."""
+    ours, wanted = pipelines
+    for name in ("norms", "adds"):
+        monkeypatch.setattr(stack, name, lambda *_: True)
+    rows = [stack.RowLayer.of(und, ours.engine.stack.eps) for und, _ in ours.engine.stack.layers]
+    monkeypatch.setattr(ours.engine.stack, "row_layers", rows)
+    added = []
+
+    def add_to(self: FusedQuantized, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        added.append(self)
+        return row.add_linear(x, self.weight, self.bias, residual)
+
+    monkeypatch.setattr(FusedQuantized, "add_to", add_to)
+    (mine,), (theirs,) = (list(questions(p).steps(1)) for p in (ours, wanted))
+    assert added and len(added) % (2 * len(rows)) == 0
     assert mine[0] == theirs[0]
     finite = theirs[1].isfinite()
     assert (mine[1][finite].float() - theirs[1][finite]).norm() < 5e-3 * theirs[1][finite].norm()
