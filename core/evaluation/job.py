@@ -67,7 +67,9 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         raise UsageError(f"no suite given; suites are {', '.join([*suites.names(), suites.PROSE])}")
     device = pick_device(spec.get("device") or "auto")
     dtype = pick_dtype(spec.get("dtype") or "auto", device)
-    subject, source, info = open_subjects(str(spec["checkpoint"]), store)
+    subject, source, info = open_subjects(
+        str(spec["checkpoint"]), store, alone=spec.get("baseline", "auto") is None
+    )
     suit_threads(info.nbytes, device)
     plans = []
     for name in spec["suites"]:

@@ -38,8 +38,11 @@ class Subject:
         return self.variant or f"{self.checkpoint}_{BF16}"
 
 
-def open_subjects(name: str, store: Store) -> tuple[Subject, Subject, CheckpointInfo]:
+def open_subjects(name: str, store: Store, *, alone: bool = False) -> tuple[Subject, Subject, CheckpointInfo]:
     """The named checkpoint or variant, its bf16 source (itself, for a checkpoint), and the source described.
+
+    With ``alone``, where nothing of the source is needed, a quantized folder that does not say what it was made from
+    (an export, or somebody else's) stands in its source's place.
 
     Raises:
         UsageError: an unknown name, or a variant whose source is gone.
@@ -50,7 +53,8 @@ def open_subjects(name: str, store: Store) -> tuple[Subject, Subject, Checkpoint
         source = _source(info)
         return source, source, info
     record, row = own_record(info.path), store.checkpoint(info.name) or {}
-    parent = _parent(info, record, store)
+    unknown = not record.get("source_path") and not (record.get("source") or {}).get("name")
+    parent = info if alone and unknown else _parent(info, record, store)
     variant = Subject(
         path=info.path,
         checkpoint=parent.name,
@@ -60,7 +64,7 @@ def open_subjects(name: str, store: Store) -> tuple[Subject, Subject, Checkpoint
         size_bytes=int(row.get("size_bytes") or info.nbytes),
         fingerprint=info.fingerprint,
     )
-    return variant, _source(parent), parent
+    return variant, variant if parent is info else _source(parent), parent
 
 
 def check_suite(info: CheckpointInfo, suite: Suite) -> None:
@@ -90,7 +94,8 @@ def _parent(info: CheckpointInfo, record: dict[str, Any], store: Store) -> Check
             ) from error
     else:
         raise UsageError(
-            f"{info.path}: does not say which checkpoint it was made from; make the variant again"
+            f"{info.path}: does not say which checkpoint it was made from, so nothing can be scored against it; "
+            "evaluate it with --baseline none"
         )
     parent = describe(found)
     if made_from.get("fingerprint") not in (None, parent.fingerprint):

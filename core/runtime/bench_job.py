@@ -190,7 +190,7 @@ def _end_to_end(
         )
     plans = []
     for name in names or [str(CHECKPOINT)]:
-        subject = open_subjects(name, context.store)[0]
+        subject = open_subjects(name, context.store, alone=True)[0]
         fields = {
             "checkpoint": subject.checkpoint, "variant": subject.variant, "recipe": subject.recipe,
             "bits": subject.bits, "size_bytes": subject.size_bytes, "suite": "end-to-end",

@@ -64,7 +64,7 @@ def command(
         # Looked at here too, so that a mistyped name is an answer and not a failed job.
         store = session.look()
         for name in checkpoints:
-            open_subjects(name, store)
+            open_subjects(name, store, alone=True)
     spec: dict[str, Any] = {
         "what": list(what or PARTS),
         "checkpoints": [_absolute(name) for name in checkpoints],

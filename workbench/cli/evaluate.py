@@ -62,7 +62,7 @@ def command(
 
     session: Session = ctx.obj
     store, against = session.look(), _baseline(baseline)
-    _, source, info = open_subjects(checkpoint, store)
+    _, source, info = open_subjects(checkpoint, store, alone=against is None)
     usual = [known.PROSE] if info.family == "huggingface" else known.DEFAULT_SUITES
     names = [absolute_suite(name) for name in suites or usual]
     # Looked at here too, so that a mistyped name or a suite of another family is an answer and not a failed job.

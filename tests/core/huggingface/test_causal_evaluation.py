@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from core.calibration import job as calibrate
 from core.calibration import prose, texts
 from core.calibration.record import STATISTICS_FILE, load_record
 from core.calibration.statistics import StatisticsFile
+from core.checkpoints.describe import OWN_FILE
 from core.errors import DataError, UsageError
 from core.evaluation import job as evaluation
 from core.evaluation.prose import documents_of
@@ -44,6 +46,25 @@ def test_a_variant_is_scored_against_the_checkpoint_it_was_made_from(hf_world: A
     exact = {"checkpoint": str(hf_world.folder("qwen2")), "baseline": plain["id"]}
     again = store.run(evaluation.run(spec | exact, hf_world.context)["runs"][0])
     assert again["kl"] == pytest.approx(0, abs=1e-9) and again["top1"] == 1
+
+
+def test_a_quantized_model_of_unknown_origin_is_scored_by_itself(
+    hf_world: Any, lines: Path, tmp_path: Path
+) -> None:
+    done = hf_world.variant("qwen2", hf_world.recipes["all"])
+    foreign = shutil.copytree(done["path"], tmp_path / "foreign")
+    (foreign / OWN_FILE).unlink()
+    spec = {"suites": [f"text:{lines}"], "device": "cpu", "dtype": "float32"}
+    refused = r"foreign: does not say which checkpoint it was made from.*--baseline none"
+    with pytest.raises(UsageError, match=refused):
+        evaluation.run(spec | {"checkpoint": str(foreign)}, hf_world.context)
+    store, figures = hf_world.context.store, []
+    for checkpoint in (str(foreign), done["variant"]):
+        found = evaluation.run(spec | {"checkpoint": checkpoint, "baseline": None}, hf_world.context)
+        assert not found["baselines"]
+        figures.append(store.run(found["runs"][0]))
+    assert [run["variant"] for run in figures] == ["foreign", done["variant"]]
+    assert figures[0]["kl"] is None and figures[0]["nll"] == figures[1]["nll"]
 
 
 def test_what_only_a_lance_does_is_refused(hf_world: Any) -> None:
