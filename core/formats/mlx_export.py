@@ -33,11 +33,11 @@ from core.formats.mlx_weights import (
     Form,
     Rounding,
     affine,
+    codes_of,
     expanded,
     form_of,
     nvfp4,
     plain,
-    read_codes,
 )
 from core.formats.understanding import Part, title
 from core.formats.variant_folder import ShardWriter, write_json
@@ -146,7 +146,7 @@ def _tensors(opened: Source, part: Part, plan: Plan, rounding: Rounding) -> dict
     if scheme is None:
         found = {"weight": plain(stored, f"{part.name}.weight")}
     else:
-        codes = read_codes(stored, part, scheme)
+        codes = codes_of(stored, part, scheme)
         if form is None:
             found = {"weight": expanded(codes, scheme, part.shape[1])}
         elif form.mode == "nvfp4":

@@ -30,12 +30,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.errors import CheckpointError
-from core.formats.compressed_tensors import GLOBAL_SCALE, PACKED, SCALE, SHAPE, ZERO, tensor_keys
+from core.formats.compressed_tensors import GLOBAL_SCALE, PACKED, SCALE, ZERO, tensor_keys
 from core.formats.understanding import Part, Stored
 from core.quantization.layer import store_plain
 from core.quantization.scheme import Scheme
-from core.runtime.linear import QuantizedLinear
+from core.runtime.loading import read_codes
 from kernels.packing import pack, unpack
 from kernels.reference import dequantize
 
@@ -102,30 +101,20 @@ class Rounding:
         return math.sqrt(self.squares / self.groups) if self.groups else 0.0
 
 
-def read_codes(stored: Stored, part: Part, scheme: Scheme) -> dict[str, Tensor]:
+def codes_of(stored: Stored, part: Part, scheme: Scheme) -> dict[str, Tensor]:
     """The tensors that stand for a part's weight, by their last names, checked.
 
     Raises:
         CheckpointError: one is missing, mis-shaped or not finite; it is named.
     """
     rows, columns = part.shape
-    keys = tensor_keys(part.name, scheme)
-    found = {key.rpartition(".")[2]: stored.files.get(key, finite=True) for key in keys}
-    shape = found.pop(SHAPE).tolist() if SHAPE in found else [rows, columns]
-    if shape != [rows, columns]:
-        raise CheckpointError(
-            f"{stored.files.entry(keys[0]).file}: {part.name}.{SHAPE} is {shape}, "
-            f"wanted {[rows, columns]} by its config"
-        )
-    shapes = {leaf: tuple(tensor.shape) for leaf, tensor in found.items()}
-    QuantizedLinear.check_shapes(part.name, scheme, rows, columns, shapes)
-    return found
+    return read_codes(stored.files, part.name, tensor_keys(part.name, scheme), scheme, rows, columns)
 
 
 def affine(
     found: dict[str, Tensor], scheme: Scheme, columns: int, form: Form, rounding: Rounding
 ) -> dict[str, Tensor]:
-    """``weight``, ``scales`` and ``biases`` of integer codes (``read_codes``)."""
+    """``weight``, ``scales`` and ``biases`` of integer codes (``codes_of``)."""
     packed, scale, zero = found[PACKED], found[SCALE], found.get(ZERO)
     if form.bits > scheme.bits:
         codes = unpack(packed, scheme.bits, columns)
@@ -151,7 +140,7 @@ def affine(
 
 
 def nvfp4(found: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``weight`` and ``scales`` of NVFP4 codes (``read_codes``), and ``output_scale`` float32 [1], what products with
+    """``weight`` and ``scales`` of NVFP4 codes (``codes_of``), and ``output_scale`` float32 [1], what products with
     them are to be multiplied by.
     """
     return {

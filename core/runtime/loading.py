@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
@@ -21,6 +21,25 @@ from core.runtime.tuning import tune_in_background
 HOLD_LIMIT = 1 << 30
 """On a CPU, dequantized weights are kept beside the packed ones up to this many bytes: the reference path
 unpacks them in every call otherwise, which takes ten times the matrix product of a single token."""
+
+
+def read_codes(
+    source: TensorSource, name: str, keys: list[str], scheme: Scheme, rows: int, columns: int
+) -> dict[str, Tensor]:
+    """The tensors ``keys`` of a module whose weight [``rows``, ``columns``] is stored as codes, by their last names.
+
+    Raises:
+        CheckpointError: one is missing, mis-shaped or not finite; it is named.
+    """
+    found = {key.rpartition(".")[2]: source.get(key, finite=True) for key in keys}
+    shape = found.pop(SHAPE).tolist() if SHAPE in found else [rows, columns]
+    if shape != [rows, columns]:
+        raise CheckpointError(
+            f"{source.entry(keys[0]).file}: {name}.{SHAPE} is {shape}, wanted {[rows, columns]} by its config"
+        )
+    shapes = {leaf: tuple(tensor.shape) for leaf, tensor in found.items()}
+    QuantizedLinear.check_shapes(name, scheme, rows, columns, shapes)
+    return found
 
 
 def quantized_factory(
@@ -40,15 +59,7 @@ def quantized_factory(
         keys = tensor_keys(name, scheme)
         if isinstance(module, nn.Linear) and module.bias is not None:
             keys.append(f"{name}.bias")
-        found = {key.rpartition(".")[2]: source.get(key, finite=True) for key in keys}
-        shape = found.pop(SHAPE).tolist() if SHAPE in found else [rows, columns]
-        if shape != [rows, columns]:
-            raise CheckpointError(
-                f"{source.entry(keys[0]).file}: {name}.{SHAPE} is {shape}, "
-                f"wanted {[rows, columns]} by llm_config.json"
-            )
-        shapes = {key: tuple(tensor.shape) for key, tensor in found.items()}
-        QuantizedLinear.check_shapes(name, scheme, rows, columns, shapes)
+        found = read_codes(source, name, keys, scheme, rows, columns)
         placed = {key: tensor.to(device) for key, tensor in found.items()}
         bias = placed.get("bias")
         if isinstance(module, nn.Embedding):
