@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from core.checkpoints.describe import CheckpointInfo
+from core.formats.exported import PROMPT, taken_from
 from core.quantization.scheme import Scheme
-from core.store.manifest import versions
 
 
 def export_card(
@@ -34,8 +34,6 @@ def export_card(
     needs = (
         " Its weights are in the layout of compressed-tensors, which must be installed." if carried else ""
     )
-    used = versions()
-    tools = ", ".join(f"{name} {used[name]}" for name in ("lance-workbench", "torch", "transformers"))
     return "\n".join(
         [
             "---",
@@ -58,8 +56,7 @@ def export_card(
             'folder = "."',
             "tokenizer = AutoTokenizer.from_pretrained(folder)",
             "model = AutoModelForCausalLM.from_pretrained(folder)",
-            'text = "<|im_start|>system\\nAnswer the question.<|im_end|>\\n"',
-            'text += "<|im_start|>user\\nWhat is a lance?<|im_end|>\\n<|im_start|>assistant\\n"',
+            *PROMPT,
             'print(tokenizer.decode(model.generate(**tokenizer(text, return_tensors="pt"))[0]))',
             "```",
             "",
@@ -69,7 +66,7 @@ def export_card(
             "",
             *(f"- {each}" for each in left_out),
             "",
-            f"Taken from {info.name} (fingerprint {info.fingerprint[:12]}) with {tools}.",
+            taken_from(info.name, info.fingerprint, "transformers"),
             "",
         ]
     )

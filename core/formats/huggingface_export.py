@@ -13,6 +13,7 @@ Codes of a variant are carried as they are stored (``core.formats.compressed_ten
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from core.errors import CheckpointError
 from core.files import check_room, disk_errors, replacing_folder
 from core.formats.compressed_tensors import quantization_config
 from core.formats.export_request import check_lance, check_output
-from core.formats.exported import GENERATION_FILE, Exported, copy_tokenizer, inventory
+from core.formats.exported import GENERATION_FILE, Exported, by_scheme, copy_tokenizer, inventory
 from core.formats.huggingface_card import export_card
 from core.formats.understanding import Part, Stored, left_behind, qwen3_sizes, rounds_rotary, title, units
 from core.formats.variant_folder import ShardWriter, write_json
@@ -109,6 +110,7 @@ def export(source: Path, output: Path, say: Callable[[str], None]) -> Exported:
         stored.check(part)
     taken = {key for part in parts for key in stored.keys(part)}
     left_out = left_behind(info.path, files, taken, config)
+    tokenizer = load_tokenizer(info.path)
     plan = _plan(stored, parts)
     left_out += _rewritten(info, stored, parts, plan)
     check_room(output, _size(stored, parts, plan))
@@ -122,11 +124,11 @@ def export(source: Path, output: Path, say: Callable[[str], None]) -> Exported:
             writer.add(unit)
         written = writer.finish()
         linears = [part.own for part in parts if part.name in _linear_names(config)]
-        _companions(partial, info, config, plan.config(linears))
+        _companions(partial, info, config, tokenizer, plan.config(linears))
         card = export_card(info, plan.carried, left_out, rounded=rounds_rotary(info))
         (partial / "README.md").write_text(card, encoding="utf-8")
         say("holding names and shapes against transformers' model")
-        _check(partial, info.path)
+        _check(partial, info.path, tokenizer)
         check_output(output)
         hashes, size = inventory(partial, written.files)
     needs = " (needs compressed-tensors)" if plan.carried else ""
@@ -162,16 +164,10 @@ def _plan(stored: Stored, parts: list[Part]) -> Plan:
 
 def _rewritten(info: CheckpointInfo, stored: Stored, parts: list[Part], plan: Plan) -> list[str]:
     """What is written otherwise than it is stored, each in words."""
-    said = []
-    by_scheme: dict[Scheme, list[str]] = {}
-    for name, scheme in plan.dense.items():
-        by_scheme.setdefault(scheme, []).append(name)
-    for scheme, names in by_scheme.items():
-        which = " and ".join(names) if len(names) < 3 else f"{len(names)} linears, the first {names[0]}"
-        said.append(
-            f"the {scheme.label} of {which}, which transformers does not read here: written as bfloat16, "
-            "the same values"
-        )
+    said = [
+        f"the {label} of {which}, which transformers does not read here: written as bfloat16, the same values"
+        for label, which in by_scheme(plan.dense, "linears")
+    ]
     if wide := stored.wide(parts):
         said.append(f"the precision of {' and '.join(wide)}: rounded to bfloat16, as Lance runs")
     if (info.path / GENERATION_FILE).is_file():
@@ -185,12 +181,11 @@ def _size(stored: Stored, parts: list[Part], plan: Plan) -> int:
     """Bytes of what will be written."""
     total = 0
     for part in parts:
-        count = 1
-        for side in part.shape:
-            count *= side
-        keys = [key for key in stored.keys(part) if not key.endswith(".bias")]
-        carried = part.own in plan.carried
-        total += sum(stored.files.entry(key).nbytes for key in keys) if carried else count * DTYPE.itemsize
+        if part.own in plan.carried:
+            keys = [key for key in stored.keys(part) if not key.endswith(".bias")]
+            total += sum(stored.files.entry(key).nbytes for key in keys)
+        else:
+            total += math.prod(part.shape) * DTYPE.itemsize
         total += part.shape[0] * DTYPE.itemsize * part.bias
     return total
 
@@ -243,10 +238,13 @@ def _dense(module: nn.Module) -> Tensor:
 
 
 def _companions(
-    folder: Path, info: CheckpointInfo, config: LanceConfig, quantization: Mapping[str, Any] | None
+    folder: Path,
+    info: CheckpointInfo,
+    config: LanceConfig,
+    tokenizer: Any,
+    quantization: Mapping[str, Any] | None,
 ) -> None:
     """Write tokenizer, config.json and generation_config.json."""
-    tokenizer = load_tokenizer(info.path)
     stop, pad = tokenizer.convert_tokens_to_ids(IM_END), tokenizer.pad_token_id
     sizes = qwen3_sizes(info, config)
     if stop is None:
@@ -301,8 +299,8 @@ def _rope(info: CheckpointInfo, config: LanceConfig, positions: int) -> dict[str
     return {"rope_theta": config.rope_theta, "rope_scaling": scaling}
 
 
-def _check(folder: Path, source: Path) -> None:
-    """Hold what was written against transformers' model and tokenizer.
+def _check(folder: Path, source: Path, tokenizer: Any) -> None:
+    """Hold what was written against transformers' model, and its tokenizer against the source's own.
 
     Raises:
         CheckpointError: it has another parameter, shape or token.
@@ -310,7 +308,7 @@ def _check(folder: Path, source: Path) -> None:
     files = TensorSource.open(folder)
     layout_of(folder).check(files, packed_weights(files))
     written = load_auto_tokenizer(folder)(_PROBE, add_special_tokens=False)["input_ids"]
-    wanted = load_tokenizer(source)(_PROBE, add_special_tokens=False)["input_ids"]
+    wanted = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
     if written != wanted:
         raise CheckpointError(
             f"{source}: transformers' AutoTokenizer reads its tokenizer otherwise than Lance does: {written[:8]}…, "

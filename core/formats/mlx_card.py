@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from core.formats.exported import PROMPT, by_scheme, taken_from
 from core.formats.mlx_source import Source
 from core.formats.mlx_weights import Form, Rounding
 from core.formats.understanding import Part
-from core.quantization.scheme import Scheme
-from core.store.manifest import versions
 
 ROUNDING_TO_CODES = 0.29
 """Steps: root mean square of an even spread over one step, 1 / sqrt(12)."""
@@ -16,18 +15,12 @@ ROUNDING_TO_CODES = 0.29
 
 def losses(source: Source, dense: Sequence[Part], rounding: Rounding) -> list[str]:
     """What is written otherwise than it is stored, each in words."""
-    said = []
-    by_scheme: dict[Scheme, list[str]] = {}
-    for part in dense:
-        scheme = source.stored.scheme(part)
-        assert scheme is not None
-        by_scheme.setdefault(scheme, []).append(part.own)
-    for scheme, names in by_scheme.items():
-        which = " and ".join(names) if len(names) < 3 else f"{len(names)} modules, the first {names[0]}"
-        said.append(
-            f"the {scheme.label} codes of {which}, which MLX has no form for: written as bfloat16, the values the "
-            "workbench computes with"
-        )
+    schemes = {part.own: scheme for part in dense if (scheme := source.stored.scheme(part)) is not None}
+    said = [
+        f"the {label} codes of {which}, which MLX has no form for: written as bfloat16, the values the workbench "
+        "computes with"
+        for label, which in by_scheme(schemes, "modules")
+    ]
     if rounding.linears:
         said.append(
             f"the last bits of the zero points of {rounding.linears} linears: MLX adds a bfloat16 number to each group "
@@ -69,14 +62,7 @@ def card(source: Source, forms: Mapping[str, Form], left_out: Sequence[str], *, 
         about.append("Its rotary frequencies are rounded to bfloat16, as Lance was trained.")
     trust = ", trust_remote_code=True" if own_file else ""
     flag = " --trust-remote-code" if own_file else ""
-    prompt = ['text = "What is a lance?"']
-    if lance:
-        prompt = [
-            'text = "<|im_start|>system\\nAnswer the question.<|im_end|>\\n"',
-            'text += "<|im_start|>user\\nWhat is a lance?<|im_end|>\\n<|im_start|>assistant\\n"',
-        ]
-    used = versions()
-    tools = ", ".join(f"{tool} {used[tool]}" for tool in ("lance-workbench", "torch"))
+    prompt = PROMPT if lance else ('text = "What is a lance?"',)
     lines = ["---", *head, "---", "", f"# {name} for MLX", "", *about, ""]
     lines += ["```python", "import mlx_lm", "", f'model, tokenizer = mlx_lm.load("."{trust})', *prompt]
     lines += ["print(mlx_lm.generate(model, tokenizer, text, max_tokens=128))", "```", ""]
@@ -86,9 +72,7 @@ def card(source: Source, forms: Mapping[str, Form], left_out: Sequence[str], *, 
     ]
     if left_out:
         lines += ["Left out:", "", *(f"- {each}" for each in left_out), ""]
-    return "\n".join(
-        [*lines, f"Taken from {name} (fingerprint {source.info.fingerprint[:12]}) with {tools}.", ""]
-    )
+    return "\n".join([*lines, taken_from(name, source.info.fingerprint), ""])
 
 
 def _beyond(source: Source, forms: Mapping[str, Form]) -> list[str]:

@@ -17,9 +17,6 @@ from core.quantization.integer import quantize
 from core.quantization.rounding import Rounding
 from core.quantization.scheme import NVFP4, Scheme
 
-DEMO = Path(__file__).parents[3] / "core" / "demo" / "checkpoint" / "Lance_Demo"
-"""The embedded checkpoint."""
-
 
 def write_variant(
     checkpoint: Path, folder: Path, scheme_of: Callable[[str], Scheme], outer: dict[str, Scheme]

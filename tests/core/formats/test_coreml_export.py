@@ -14,6 +14,7 @@ import pytest
 from core.checkpoints.describe import describe
 from core.checkpoints.layout import structure_of
 from core.checkpoints.source import TensorSource
+from core.demo import CHECKPOINT
 from core.quantization.scheme import CHANNEL, NVFP4, Scheme
 
 pytest.importorskip("coremltools", reason="needs the extra 'coreml'", exc_type=ImportError)
@@ -21,7 +22,7 @@ pytest.importorskip("coremltools", reason="needs the extra 'coreml'", exc_type=I
 import numpy as np
 import torch
 from coreml_program import Runner, operations
-from plain_variants import DEMO, first_layers, write_causal, write_variant
+from plain_variants import first_layers, write_causal, write_variant
 
 from core.formats.coreml_export import export
 from core.formats.coreml_sizes import lance_sizes
@@ -42,7 +43,7 @@ QUESTION = "How many red circles are in the picture?"
 def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """An int4 variant of the embedded checkpoint's first layers, some linears in other formats, and its export."""
     place = tmp_path_factory.mktemp("coreml")
-    base = first_layers(DEMO, place / "base", 2)
+    base = first_layers(CHECKPOINT, place / "base", 2)
 
     def scheme_of(name: str) -> Scheme:
         if name.endswith("layers.1.self_attn.o_proj"):
@@ -89,7 +90,7 @@ def pieces(count: int) -> list[tuple[int, int]]:
 @pytest.mark.parametrize(("kind", "tolerance"), [("embedded", 2e-4), ("int4", 0.05)])
 def test_the_decoder_that_is_converted_answers_as_lance(world: Any, kind: str, tolerance: float) -> None:
     """In float32, so that only what the weights went through shows: of int4 Lance rounds products to bfloat16."""
-    folder = DEMO if kind == "embedded" else world.variant
+    folder = CHECKPOINT if kind == "embedded" else world.variant
     ids, info = token_ids(folder), describe(folder)
     model, sizes = lance_sizes(info)
     reader = Reader(TensorSource.open(folder), structure_of(folder), model, variant_schemes(folder))
@@ -262,10 +263,12 @@ def test_the_folder_is_whole_and_accounted_for(world: Any) -> None:
 
 
 def test_upstreams_rounding_of_the_rotary_frequencies_is_kept(tmp_path: Path) -> None:
-    shutil.copytree(DEMO, tmp_path / "upstream")
+    shutil.copytree(CHECKPOINT, tmp_path / "upstream")
     record = tmp_path / "upstream" / "lance_workbench.json"
     record.write_text(record.read_text().replace('"plain"', '"upstream"'))
-    plain, rounded = (lance_sizes(describe(folder))[1].inv_freq for folder in (DEMO, tmp_path / "upstream"))
+    plain, rounded = (
+        lance_sizes(describe(folder))[1].inv_freq for folder in (CHECKPOINT, tmp_path / "upstream")
+    )
     assert not torch.equal(plain, rounded)
     assert torch.equal(plain.bfloat16().float(), rounded)
 

@@ -13,12 +13,13 @@ import pytest
 pytest.importorskip("coremltools", reason="needs the extra 'coreml'", exc_type=ImportError)
 
 import torch
-from plain_variants import DEMO, write_causal, write_variant
+from plain_variants import write_causal, write_variant
 from safetensors.torch import load_file, save_file
 
 from core.checkpoints.describe import describe
 from core.checkpoints.layout import layout_of, packed_weights, structure_of
 from core.checkpoints.source import TensorSource
+from core.demo import CHECKPOINT
 from core.errors import CheckpointError, UsageError, WorkbenchError
 from core.formats import coreml_convert
 from core.formats.coreml_export import export
@@ -96,7 +97,7 @@ def test_what_cannot_be_exported_is_named_and_leaves_nothing(
 
 
 def test_scales_that_float16_cannot_hold_are_refused_unless_nothing_hangs_on_them(tmp_path: Path) -> None:
-    variant = write_variant(DEMO, tmp_path / "variant", lambda name: Scheme(4, 64, False), {})
+    variant = write_variant(CHECKPOINT, tmp_path / "variant", lambda name: Scheme(4, 64, False), {})
     key = "language_model.model.layers.0.mlp.up_proj"
     tensors = load_file(variant / "model.safetensors")
     scale = tensors[f"{key}.weight_scale"]
@@ -121,8 +122,8 @@ def test_scales_that_float16_cannot_hold_are_refused_unless_nothing_hangs_on_the
 
 
 def test_a_lance_that_lacks_a_tensor_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    shutil.copytree(DEMO, tmp_path / "part")
-    tensors = load_file(DEMO / "model.safetensors")
+    shutil.copytree(CHECKPOINT, tmp_path / "part")
+    tensors = load_file(CHECKPOINT / "model.safetensors")
     del tensors["language_model.model.layers.2.self_attn.k_norm.weight"]
     save_file(tensors, tmp_path / "part" / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"layers\.2\.self_attn\.k_norm\.weight is missing"):

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.checkpoints.source import TensorSource
+from core.demo import CHECKPOINT
 from core.errors import CheckpointError, UsageError, WorkbenchError
 from core.formats.exported import Exported
 from core.formats.mlx_export import export
@@ -36,7 +37,6 @@ mx.set_default_device(mx.cpu)
 mlx_lm: Any = pytest.importorskip("mlx_lm", reason="needs the extra 'mlx'")
 
 ROOT = Path(__file__).parents[3]
-DEMO = ROOT / "core" / "demo" / "checkpoint" / "Lance_Demo"
 QUESTION, INSTRUCTION = "What colour is the circle?", "Look at the image carefully and answer the question."
 
 INTEGERS = "[format]\nbits = {bits}\ngroup = {group}\nsymmetric = {symmetric}\n"
@@ -75,11 +75,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     made: dict[str, Exported] = {}
 
     def source(name: str) -> Path:
-        folder = DEMO if name == "bf16" else place / name
+        folder = CHECKPOINT if name == "bf16" else place / name
         if not folder.is_dir():
             recipe = place / f"{name}.toml"
             recipe.write_text(f'name = "{name}"\n{RECIPES[name]}')
-            spec = {"checkpoint": str(DEMO), "recipe": str(recipe), "device": "cpu", "output": str(folder)}
+            spec = {
+                "checkpoint": str(CHECKPOINT),
+                "recipe": str(recipe),
+                "device": "cpu",
+                "output": str(folder),
+            }
             job.run(spec, context)
         return folder
 
@@ -225,7 +230,7 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_written(
     tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], Any], message: str
 ) -> None:
     folder = tmp_path / "Lance_Demo"
-    shutil.copytree(DEMO, folder)
+    shutil.copytree(CHECKPOINT, folder)
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors")
@@ -240,7 +245,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
         with pytest.raises(WorkbenchError):
-            export(DEMO, tmp_path / "out", lambda text: None)
+            export(CHECKPOINT, tmp_path / "out", lambda text: None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
@@ -254,7 +259,7 @@ def test_a_kill_in_the_middle_leaves_no_folder(tmp_path: Path) -> None:
         "export(Path(sys.argv[1]), Path(sys.argv[2]), say)\n"
     )
     child = subprocess.Popen(
-        [sys.executable, "-c", program, DEMO, tmp_path / "out"],
+        [sys.executable, "-c", program, CHECKPOINT, tmp_path / "out"],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert child.stdout is not None
@@ -264,7 +269,7 @@ def test_a_kill_in_the_middle_leaves_no_folder(tmp_path: Path) -> None:
                 break
         child.kill()
     assert not (tmp_path / "out").exists(), "everything was written, beside its place"
-    export(DEMO, tmp_path / "out", lambda text: None)
+    export(CHECKPOINT, tmp_path / "out", lambda text: None)
     assert mlx_lm.load(str(tmp_path / "out"), trust_remote_code=True)
 
 
@@ -272,14 +277,14 @@ def test_what_is_in_the_way_stays(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("years of work")
     with pytest.raises(UsageError, match="holds something"):
-        export(DEMO, tmp_path / "out", lambda text: None)
+        export(CHECKPOINT, tmp_path / "out", lambda text: None)
     assert (tmp_path / "out" / "mine.txt").read_text() == "years of work"
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "mlx_lm.utils", None)
     with pytest.raises(WorkbenchError, match=r'pip install "lance-workbench\[mlx\]"'):
-        export(DEMO, tmp_path / "out", lambda text: None)
+        export(CHECKPOINT, tmp_path / "out", lambda text: None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -288,5 +293,5 @@ def test_a_model_that_mlx_lm_does_not_build_is_not_left(
 ) -> None:
     monkeypatch.setattr("core.formats.mlx_source.LANCE_DECODER", "qwen2")
     with pytest.raises(CheckpointError, match="mlx-lm does not build what it is"):
-        export(DEMO, tmp_path / "out", lambda text: None)
+        export(CHECKPOINT, tmp_path / "out", lambda text: None)
     assert list(tmp_path.iterdir()) == []
