@@ -53,8 +53,14 @@ def open_subjects(name: str, store: Store, *, alone: bool = False) -> tuple[Subj
         source = _source(info)
         return source, source, info
     record, row = own_record(info.path), store.checkpoint(info.name) or {}
-    unknown = not record.get("source_path") and not (record.get("source") or {}).get("name")
-    parent = info if alone and unknown else _parent(info, record, store)
+    parent = _parent(info, record, store)
+    if parent is None:
+        if not alone:
+            raise UsageError(
+                f"{info.path}: does not say which checkpoint it was made from, so nothing can be scored against it; "
+                "evaluate it with --baseline none"
+            )
+        parent = info
     variant = Subject(
         path=info.path,
         checkpoint=parent.name,
@@ -80,23 +86,24 @@ def check_suite(info: CheckpointInfo, suite: Suite) -> None:
         )
 
 
-def _parent(info: CheckpointInfo, record: dict[str, Any], store: Store) -> CheckpointInfo:
-    """The checkpoint a variant was made from: where it lay then, or wherever one of its name lies now."""
+def _parent(info: CheckpointInfo, record: dict[str, Any], store: Store) -> CheckpointInfo | None:
+    """The checkpoint a variant was made from: where it lay then, or wherever one of its name lies now; None if its
+    record says neither.
+    """
     path, made_from = record.get("source_path"), record.get("source") or {}
+    name = made_from.get("name")
+    if not path and not name:
+        return None
     if path and Path(path).is_dir():
         found = Path(path)
-    elif made_from.get("name"):
+    else:
         try:
-            found = resolve(str(made_from["name"]), store)
+            found = resolve(str(name or path), store)
         except UsageError as error:
             raise UsageError(
-                f"{info.name}: was made from {made_from['name']} at {path}, which is gone; put it back or register it"
+                f"{info.name}: was made from {name or 'a checkpoint'} at {path}, which is gone; put it back or "
+                "register it"
             ) from error
-    else:
-        raise UsageError(
-            f"{info.path}: does not say which checkpoint it was made from, so nothing can be scored against it; "
-            "evaluate it with --baseline none"
-        )
     parent = describe(found)
     if made_from.get("fingerprint") not in (None, parent.fingerprint):
         raise UsageError(
