@@ -50,6 +50,15 @@ def before(slot, STAGES: gl.constexpr):
 
 
 @gluon.jit
+def wrapped(slot, phase, STAGES: gl.constexpr):
+    """``slot`` of a ring and its phase, where ``slot`` may be just behind the last: the first again, a turn later."""
+    if slot == STAGES:
+        slot = 0
+        phase ^= 1
+    return slot, phase
+
+
+@gluon.jit
 def _produce(
     x_desc, codes_desc, scales_desc, x_s, codes_s, scales_s, ready, free, items, tiles_m, steps, share, splits, N,
     WORDS: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
@@ -83,10 +92,7 @@ def _produce(
                 codes_desc, scales_desc, codes_s, scales_s, ready, slot, step, tile_n * BLOCK_N, N, WORDS
             )
             copy(x_desc, [tile_m * BLOCK_M, step * 128], bar, x_s.index(slot))
-            slot += 1
-            if slot == STAGES:
-                slot = 0
-                phase ^= 1
+            slot, phase = wrapped(slot + 1, phase, STAGES)
 
 
 @gluon.jit
@@ -162,10 +168,7 @@ def _consume(
             total = warpgroup_mma(n7, x.slice(112, 16), total, is_async=True)
             # The registers of the first half are free for the next step's.
             total = warpgroup_mma_wait(4, deps=(total,))
-            slot += 1
-            if slot == STAGES:
-                slot = 0
-                phase ^= 1
+            slot, phase = wrapped(slot + 1, phase, STAGES)
         total = warpgroup_mma_wait(0, deps=(total,))
         barrier()
         mbarrier.arrive(free.index(before(slot, STAGES)), count=1)

@@ -23,7 +23,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from kernels.decode import INT4, decode_half
 from kernels.gluon_names import barrier, copy, send
-from kernels.hopper_matmul import SHARED_CODES, SHARED_SCALES, SHARED_X, before, load_weight
+from kernels.hopper_matmul import SHARED_CODES, SHARED_SCALES, SHARED_X, before, load_weight, wrapped
 
 
 @gluon.jit
@@ -72,18 +72,12 @@ def _produce(
                 mbarrier.wait(free.index(slot), phase ^ 1)
                 mbarrier.expect(ready.index(slot), SIZE)
                 load_weight(codes_desc, scales_desc, codes_s, scales_s, ready, slot, step, row, N, WORDS)
-                slot += 1
-                if slot == STAGES:
-                    slot = 0
-                    phase ^= 1
+                slot, phase = wrapped(slot + 1, phase, STAGES)
             for half in gl.static_range(2):
                 mbarrier.wait(x_free.index(x_slot), x_phase ^ 1)
                 column = step * 128 + half * 64
                 _load_rows(x_desc, more_desc, x_s, more_s, x_ready, x_slot, top, column, BLOCK_M, MORE)
-                x_slot += 1
-                if x_slot == X_STAGES:
-                    x_slot = 0
-                    x_phase ^= 1
+                x_slot, x_phase = wrapped(x_slot + 1, x_phase, X_STAGES)
 
 
 @gluon.jit
@@ -215,16 +209,10 @@ def _consume(
             barrier()
             mbarrier.arrive(free.index(slot), count=1)
             mbarrier.arrive(x_free.index(before(x_slot, X_STAGES)), count=1, pred=step > 0)
-            x_slot += 1
-            if x_slot == X_STAGES:
-                x_slot = 0
-                x_phase ^= 1
+            x_slot, x_phase = wrapped(x_slot + 1, x_phase, X_STAGES)
             # The step behind, also of another tile. Behind the very last: itself, for nothing.
             on = gl.where((step + 1 < steps) | (item + gl.num_programs(0) < items), 1, 0)
-            slot += on
-            if slot == STAGES:
-                slot = 0
-                phase ^= 1
+            slot, phase = wrapped(slot + on, phase, STAGES)
             mbarrier.wait(ready.index(slot), phase)
             words = codes_s.index(slot).load(A)
             s0, s2 = _half_scales(scales_s, slot, 0, WORDS, ROWS)
@@ -234,10 +222,7 @@ def _consume(
             )  # fmt: skip
             barrier()
             mbarrier.arrive(x_free.index(before(x_slot, X_STAGES)), count=1)
-            x_slot += 1
-            if x_slot == X_STAGES:
-                x_slot = 0
-                x_phase ^= 1
+            x_slot, x_phase = wrapped(x_slot + 1, x_phase, X_STAGES)
         if MORE > 0:
             total, more = warpgroup_mma_wait(0, deps=(total, more))
         else:

@@ -188,16 +188,14 @@ def decode_half_of(format: int) -> Callable[..., list[Tensor]]:  # noqa: A002
     return decode_half
 
 
-def source() -> str:
-    """The kernels' functions as they are written, one kernel's behind those of the other that it uses, too."""
-    texts = []
-    for module, kernel in ((hopper_matmul, "hopper"), (wide_matmul, "wide")):
-        text = Path(str(module.__file__)).read_text()
-        # Each has its own functions of these names.
-        for name in ("_produce", "_consume", "_multiply"):
-            text = text.replace(name, f"_{kernel}{name}")
-        texts.append(text[text.index("@gluon.jit") :])
-    return "\n\n".join(texts)
+KERNELS = (hopper_matmul, wide_matmul)
+"""The second calls functions of the first."""
+
+
+def source(module: Any) -> str:
+    """A kernel's functions as they are written."""
+    text = Path(str(module.__file__)).read_text()
+    return text[text.index("@gluon.jit") :]
 
 
 class Emulator:
@@ -239,7 +237,10 @@ class Emulator:
             "warpgroup_mma": self.products.multiply, "warpgroup_mma_wait": self.products.finish,
             "decode_half": decode_half_of(format),
         }  # fmt: skip
-        exec(compile(source(), "kernels", "exec"), self.names)
+        for module in KERNELS:
+            # Each in names of its own: both have functions of the same name.
+            self.names = dict(self.names)
+            exec(compile(source(module), str(module.__file__), "exec"), self.names)
 
     def allocate(self, dtype: Any, shape: list[int], layout: Any) -> Any:
         if layout == "barrier":

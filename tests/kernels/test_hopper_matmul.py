@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("triton", reason="needs the extra 'triton'")
 
-from gluon_emulator import run, run_wide, source
+from gluon_emulator import KERNELS, run, run_wide, source
 
 from kernels.samples import exact, int4, nvfp4, relative_error
 from kernels.tiles import tile
@@ -64,7 +64,8 @@ def test_no_loop_carries_a_variable_that_triton_would_take_for_a_constant() -> N
     is then what it was before the loop. The compiled kernel would wait for ever; the emulator does not.
     """
     checked = 0
-    for function in (node for node in ast.parse(source()).body if isinstance(node, ast.FunctionDef)):
+    nodes = [node for module in KERNELS for node in ast.parse(source(module)).body]
+    for function in (node for node in nodes if isinstance(node, ast.FunctionDef)):
         for loop in (node for node in ast.walk(function) if isinstance(node, ast.For)):
             within = set(ast.walk(loop))
             before = {
