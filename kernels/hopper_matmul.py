@@ -108,6 +108,28 @@ def load_weight(
 
 
 @gluon.jit
+def half_scales(scales_s, slot, HALF: gl.constexpr, WORDS: gl.constexpr, ROWS: gl.constexpr):
+    """The words with the scales of the first two and of the last two nibbles of half a step."""
+    at = slot * WORDS + HALF * (WORDS // 2)
+    first = gl.expand_dims(scales_s.index(at).load(ROWS), 1)
+    last = first
+    if WORDS == 4:
+        last = gl.expand_dims(scales_s.index(at + 1).load(ROWS), 1)
+    return first, last
+
+
+@gluon.jit
+def finished(total, factor, bias, REST: gl.constexpr, BIAS: gl.constexpr):
+    """Sums with their rows' factors and biases."""
+    ROWS: gl.constexpr = gl.SliceLayout(1, total.type.layout)
+    if REST != 1.0:
+        total = total * (gl.convert_layout(factor, ROWS) * REST)[:, None]
+    if BIAS:
+        total += gl.convert_layout(bias, ROWS).to(gl.float32)[:, None]
+    return total
+
+
+@gluon.jit
 def _consume(
     out_desc, factor_ptr, bias_ptr, partial_ptr, ticket_ptr, x_s, codes_s, scales_s, out_s, ready, free,
     items, tiles_m, steps, share, splits, N,
@@ -132,24 +154,17 @@ def _consume(
         # Read here, so that they have come when the sums are known: nothing would be left to do meanwhile. And not
         # computed with, or they would be waited for at once.
         rows = gl.minimum(tile_n * BLOCK_N + gl.arange(0, BLOCK_N, OUT_ROWS), N - 1)
+        factor = None
         if REST != 1.0:
             factor = gl.load(factor_ptr + rows)
+        bias = None
         if BIAS:
             bias = gl.load(bias_ptr + rows)
         for step in range(begin, end):
             mbarrier.wait(ready.index(slot), phase)
             words = codes_s.index(slot).load(A)
-            at = slot * WORDS
-            s0 = gl.expand_dims(scales_s.index(at).load(ROWS), 1)
-            if WORDS == 1:
-                s2, s4, s6 = s0, s0, s0
-            else:
-                s4 = gl.expand_dims(scales_s.index(at + WORDS // 2).load(ROWS), 1)
-                if WORDS == 2:
-                    s2, s6 = s0, s4
-                else:
-                    s2 = gl.expand_dims(scales_s.index(at + 1).load(ROWS), 1)
-                    s6 = gl.expand_dims(scales_s.index(at + 3).load(ROWS), 1)
+            s0, s2 = half_scales(scales_s, slot, 0, WORDS, ROWS)
+            s4, s6 = half_scales(scales_s, slot, 1, WORDS, ROWS)
             n0, n1, n2, n3 = decode_half(words, s0, s0, s2, s2, 0, FORMAT, DTYPE, True)
             x = x_s.index(slot).permute((1, 0))
             total = warpgroup_mma(n0, x.slice(0, 16), total, use_acc=step > begin, is_async=True)
@@ -190,11 +205,7 @@ def _consume(
                     total += gl.load(base + part * SIZE + inner, cache_modifier=".cg")
                 gl.store(ticket_ptr + tile, 0)
         if last:
-            result = total
-            if REST != 1.0:
-                result = result * (factor * REST)[:, None]
-            if BIAS:
-                result += bias.to(gl.float32)[:, None]
+            result = finished(total, factor, bias, REST, BIAS)
             # The tile before must have left the staging memory; it is written by these threads, read by the engine.
             tma.store_wait(0)
             barrier()

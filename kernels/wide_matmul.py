@@ -23,7 +23,16 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from kernels.decode import INT4, decode_half
 from kernels.gluon_names import barrier, copy, send
-from kernels.hopper_matmul import SHARED_CODES, SHARED_SCALES, SHARED_X, before, load_weight, wrapped
+from kernels.hopper_matmul import (
+    SHARED_CODES,
+    SHARED_SCALES,
+    SHARED_X,
+    before,
+    finished,
+    half_scales,
+    load_weight,
+    wrapped,
+)
 
 
 @gluon.jit
@@ -122,28 +131,6 @@ def _turn(
 
 
 @gluon.jit
-def _half_scales(scales_s, slot, HALF: gl.constexpr, WORDS: gl.constexpr, ROWS: gl.constexpr):
-    """The words with the scales of the first two and of the last two nibbles of half a step."""
-    at = slot * WORDS + HALF * (WORDS // 2)
-    first = gl.expand_dims(scales_s.index(at).load(ROWS), 1)
-    last = first
-    if WORDS == 4:
-        last = gl.expand_dims(scales_s.index(at + 1).load(ROWS), 1)
-    return first, last
-
-
-@gluon.jit
-def _finished(total, factor, bias, REST: gl.constexpr, BIAS: gl.constexpr):
-    """Sums with their rows' factors and biases."""
-    ROWS: gl.constexpr = gl.SliceLayout(1, total.type.layout)
-    if REST != 1.0:
-        total = total * (gl.convert_layout(factor, ROWS) * REST)[:, None]
-    if BIAS:
-        total += gl.convert_layout(bias, ROWS).to(gl.float32)[:, None]
-    return total
-
-
-@gluon.jit
 def _pieces(result, PIECE: gl.constexpr):
     """``result`` [rows of weight, rows of activations] in pieces of PIECE rows of activations, where it is."""
     ROWS: gl.constexpr = result.shape[0]
@@ -184,7 +171,7 @@ def _consume(
     tl.extra.cuda.gdc_launch_dependents()
     mbarrier.wait(ready.index(0), 0)
     words = codes_s.index(0).load(A)
-    s0, s2 = _half_scales(scales_s, 0, 0, WORDS, ROWS)
+    s0, s2 = half_scales(scales_s, 0, 0, WORDS, ROWS)
     n0, n1, n2, n3 = decode_half(words, s0, s0, s2, s2, 0, FORMAT, DTYPE, True)
     for item in range(gl.program_id(0), items, gl.num_programs(0)):
         row = item // tiles_m * BLOCK_N
@@ -199,7 +186,7 @@ def _consume(
         if BIAS:
             bias = gl.load(bias_ptr + rows)
         for step in range(0, steps):
-            s4, s6 = _half_scales(scales_s, slot, 1, WORDS, ROWS)
+            s4, s6 = half_scales(scales_s, slot, 1, WORDS, ROWS)
             mbarrier.wait(x_ready.index(x_slot), x_phase)
             n4, n5, n6, n7, total, more = _turn(
                 n0, n1, n2, n3, words, s4, s6, x_s, more_s, x_slot, total, more, step > 0, 1, FORMAT, DTYPE, A_MORE
@@ -215,7 +202,7 @@ def _consume(
             slot, phase = wrapped(slot + on, phase, STAGES)
             mbarrier.wait(ready.index(slot), phase)
             words = codes_s.index(slot).load(A)
-            s0, s2 = _half_scales(scales_s, slot, 0, WORDS, ROWS)
+            s0, s2 = half_scales(scales_s, slot, 0, WORDS, ROWS)
             mbarrier.wait(x_ready.index(x_slot), x_phase)
             n0, n1, n2, n3, total, more = _turn(
                 n4, n5, n6, n7, words, s0, s2, x_s, more_s, x_slot, total, more, True, 0, FORMAT, DTYPE, A_MORE
@@ -229,9 +216,9 @@ def _consume(
             total = warpgroup_mma_wait(0, deps=(total,))
         barrier()
         mbarrier.arrive(x_free.index(before(x_slot, X_STAGES)), count=1)
-        pieces = _pieces(_finished(total, factor, bias, REST, BIAS), PIECE)
+        pieces = _pieces(finished(total, factor, bias, REST, BIAS), PIECE)
         if MORE > 0:
-            pieces += (_finished(more, factor, bias, REST, BIAS),)
+            pieces += (finished(more, factor, bias, REST, BIAS),)
         for i in gl.static_range((BLOCK_M + MORE) // PIECE):
             # The piece that was here must have left; it is written by these threads, read by the engine.
             tma.store_wait(1 if i > 0 else 0)
