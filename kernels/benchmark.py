@@ -19,8 +19,8 @@ from torch import Tensor
 from kernels import rivals
 from kernels.config import Config, choose
 from kernels.fp8 import fp8_linear, quantize_weight
-from kernels.launch import launch
-from kernels.linear import linear
+from kernels.linear import gates, linear, linear_swiglu
+from kernels.tiles import TiledWeight
 from kernels.timing import (
     ROWS,
     SHAPES,
@@ -126,9 +126,12 @@ def _contenders(
         plain = [partial(linear, weight=weight) for weight in weights]
         found.append(_Contender(format, nbytes, plain, lambda m, c=config: c(m).label, max(ms)))  # type: ignore[misc]
         if key == "gate_up":
-            fused = [lambda x, w=w, c=config: launch(x, w, None, c(len(x), True), True) for w in weights]
-            how = lambda m, c=config: c(m, True).label  # noqa: E731
-            found.append(_Contender(f"{format} swiglu", nbytes, fused, how, 16))
+            fused = [partial(linear_swiglu, weight=weight) for weight in weights]
+
+            def how(m: int, config: Callable[..., Config] = config, weight: TiledWeight = weights[0]) -> str:
+                return config(m, True).label if gates(weight, m) else f"{config(m).label}, then swiglu"
+
+            found.append(_Contender(f"{format} swiglu", nbytes, fused, how, max(ms)))
     return found
 
 

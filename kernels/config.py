@@ -51,6 +51,11 @@ class Config:
     registers: int = 0
 
     @property
+    def wide(self) -> bool:
+        """Whether ``wide_matmul`` runs it."""
+        return self.kernel == "hopper" and self.block_m * self.block_n > 128 * 128
+
+    @property
     def label(self) -> str:
         """For tables, for example ``matmul 16x64x1 w4 s4 k2 a16``."""
         if self.kernel == "expand":

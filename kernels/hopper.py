@@ -13,7 +13,7 @@ from kernels.capability import capability
 from kernels.config import Config
 from kernels.tiles import BLOCK, TICKETS, TiledWeight
 from kernels.wide import TILES as WIDE_TILES
-from kernels.wide import is_wide, launch_wide
+from kernels.wide import launch_wide
 
 # Rows of activations, rows of weight, warps, stages of a tile.
 TILES = (
@@ -74,8 +74,8 @@ def candidates(m: int, rows: int, columns: int, processors: int, device: torch.d
 
 def launch_hopper(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: Config, out: Tensor) -> Tensor:
     """``out = x W^T + bias``; arguments as ``kernels.launch.launch``, ``x`` and ``out`` such that they ``fits``."""
-    if is_wide(config):
-        return launch_wide(x, weight, bias, config, out)
+    if config.wide:
+        return launch_wide(x, weight, bias, config, False, out)
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
     from kernels.hopper_matmul import SHARED_CODES, SHARED_SCALES, SHARED_X, hopper_matmul

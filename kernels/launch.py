@@ -19,6 +19,7 @@ from kernels.expand import expand
 from kernels.hopper import fits, launch_hopper
 from kernels.matmul import matmul
 from kernels.tiles import BLOCK, TICKETS, TiledWeight
+from kernels.wide import launch_wide
 
 LONG = 1 << 25
 """Weights from which on reading them takes so long that a kernel behind, started meanwhile, is only in the way: its
@@ -61,6 +62,8 @@ def launch(
         out = torch.empty(m, width, dtype=x.dtype, device=x.device)
     if config.kernel == "direct":
         return launch_direct(x, weight, bias, config, gated, out)
+    if config.wide and gated and fits(x, out):
+        return launch_wide(x, weight, bias, config, True, out)
     if config.kernel != "matmul":
         if gated:
             both = torch.empty(m, n, dtype=x.dtype, device=x.device)

@@ -27,6 +27,9 @@ MOST_GATED_ROWS = 16
 """Up to so many rows of activations SwiGLU runs inside the product; above, tiles of gate and up in one program
 cost more registers than a pass over the result costs time."""
 
+LEAST_WIDE_ROWS = 512
+"""From so many on it may again: in ``wide_matmul`` a thread that has a row of gate has its row of up as it is."""
+
 _warned: set[str] = set()
 
 
@@ -121,12 +124,19 @@ def linear_swiglu(x: Tensor, weight: Weight, bias: Tensor | None = None, out: Te
         ValueError: ``x``, ``weight`` and ``out`` do not fit, or N is odd.
     """
     rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
-    if isinstance(weight, TiledWeight) and rows > MOST_GATED_ROWS and weight.rows % 2 == 0:
+    if isinstance(weight, TiledWeight) and weight.rows % 2 == 0 and not gates(weight, rows):
         both = _run(x, weight, bias, None, gated=False)
         halves = x.new_empty(*x.shape[:-1], weight.rows // 2) if out is None else out
         swiglu(both.view(-1, weight.rows), halves.view(-1, weight.rows // 2))
         return halves
     return _run(x, weight, bias, out, gated=True)
+
+
+def gates(weight: TiledWeight, m: int) -> bool:
+    """Whether ``linear_swiglu`` of ``m`` rows of activations runs SwiGLU inside the product."""
+    if m < LEAST_WIDE_ROWS:
+        return m <= MOST_GATED_ROWS
+    return choose(*device_of(weight.device), weight.format, weight.rows, weight.columns, m, True).wide
 
 
 def linear_rows(x: Tensor, weight: TiledWeight, first: int, count: int, bias: Tensor | None = None) -> Tensor:

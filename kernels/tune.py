@@ -23,6 +23,7 @@ from kernels.direct import candidates as direct_candidates
 from kernels.early import candidates as early_candidates
 from kernels.hopper import candidates as hopper_candidates
 from kernels.launch import launch
+from kernels.linear import LEAST_WIDE_ROWS, MOST_GATED_ROWS
 from kernels.processes import failures
 from kernels.tiles import BLOCK
 from kernels.timing import ROWS, SHAPES, compare, copies_of, microseconds, random_rows, random_tiles
@@ -144,7 +145,7 @@ def try_all(formats: list[str], cases: list[Case]) -> dict[Trial, str]:
 
 
 def _can_gate(config: Config) -> bool:
-    return config.kernel in ("direct", "matmul") and config.splits == 1
+    return (config.kernel in ("direct", "matmul") or config.wide) and config.splits == 1
 
 
 def tune_case(
@@ -208,7 +209,8 @@ def tune(
     versions = {"torch": torch.__version__, "triton": triton.__version__}
     name = torch.cuda.get_device_name()
     cases = [Case(key, *shape, ms, False) for key, shape in SHAPES.items()]
-    cases.append(Case("gate_up gated", *SHAPES["gate_up"], tuple(m for m in ms if m <= 16), True))
+    gated = tuple(m for m in ms if m <= MOST_GATED_ROWS or m >= LEAST_WIDE_ROWS)
+    cases.append(Case("gate_up gated", *SHAPES["gate_up"], gated, True))
     failed = try_all(formats, cases)
     for trial, reason in failed.items():
         print(f"left out: {trial.format} {trial.config.label}: {reason}", flush=True)

@@ -22,19 +22,18 @@ PIECE = 32
 """Rows of activations whose results leave at once, if a tile's rows are a power of two."""
 
 
-def is_wide(config: Config) -> bool:
-    """Whether a configuration for the kernel "hopper" is one of the large tiles."""
-    return config.block_m * config.block_n > BLOCK * BLOCK
-
-
 def powers(block_m: int) -> tuple[int, int]:
     """``block_m`` rows of activations as two powers of two, of which Triton makes its tensors; the second may be 0."""
     most = 1 << block_m.bit_length() - 1
     return most, block_m - most
 
 
-def launch_wide(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: Config, out: Tensor) -> Tensor:
-    """``out = x W^T + bias``; arguments as ``kernels.launch.launch``, ``x`` and ``out`` such that they ``fits``."""
+def launch_wide(
+    x: Tensor, weight: TiledWeight, bias: Tensor | None, config: Config, gated: bool, out: Tensor
+) -> Tensor:
+    """``out = x W^T + bias``, or its halves gated; arguments as ``kernels.launch.launch``, ``x`` and ``out`` such that
+    they ``fits``.
+    """
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
     from kernels.hopper_matmul import SHARED_CODES, SHARED_SCALES, SHARED_X
@@ -45,22 +44,22 @@ def launch_wide(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: Con
     most, more = powers(block_m)
     piece = more or PIECE
     processors = torch.cuda.get_device_properties(x.device).multi_processor_count
-    tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n)
+    width, columns = n // (1 + gated), block_n // (1 + gated)
+    tiles = triton.cdiv(m, block_m) * triton.cdiv(width, columns)
     words = BLOCK // (64 if weight.factors is not None else weight.group)
     stages = config.stages
     # The more words of scales a step has, the fewer steps there is room for.
-    while (
-        BLOCK * block_m * stages + block_n * (64 + 4 * words) * -(-stages // 2) > SHARED - 4 * piece * block_n
-    ):
+    room = SHARED - 4 * piece * columns
+    while BLOCK * block_m * stages + block_n * (64 + 4 * words) * -(-stages // 2) > room:
         stages -= 1
     wide_matmul[(min(tiles, processors),)](
         TensorDescriptor(x, [m, k], [x.stride(0), 1], [most, BLOCK // 2], SHARED_X.value),
         TensorDescriptor(x, [m, k], [x.stride(0), 1], [more or most, BLOCK // 2], SHARED_X.value),
         TensorDescriptor(
-            weight.codes, [weight.codes.numel() // 16, 16], [16, 1], [block_n, 16], SHARED_CODES.value
+            weight.codes, [weight.codes.numel() // 16, 16], [16, 1], [columns, 16], SHARED_CODES.value
         ),
-        TensorDescriptor(weight.scales, [weight.scales.numel()], [1], [block_n], SHARED_SCALES.value),
-        TensorDescriptor(out, [m, n], [out.stride(0), 1], [piece, block_n], SHARED_X.value),
+        TensorDescriptor(weight.scales, [weight.scales.numel()], [1], [columns], SHARED_SCALES.value),
+        TensorDescriptor(out, [m, width], [out.stride(0), 1], [piece, columns], SHARED_X.value),
         row_factors(weight),
         x if bias is None else bias,
         m,
@@ -74,6 +73,7 @@ def launch_wide(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: Con
         BLOCK_N=block_n,
         STAGES=-(-stages // 2),
         X_STAGES=stages,
+        SWIGLU=gated,
         num_warps=config.warps,
         launch_pdl=True,
     )

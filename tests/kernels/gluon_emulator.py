@@ -209,7 +209,8 @@ class Emulator:
             constexpr=lambda value: value, float32=np.float32, int32=np.int32, int64=np.int64,
             num_warps=lambda: 8, program_id=lambda axis: program, num_programs=lambda axis: programs,
             DotOperandLayout=lambda *a: "layout", SliceLayout=lambda *a: "layout",
-            NVMMADistributedLayout=lambda *a: "layout", static_range=range, minimum=np.minimum,
+            NVMMADistributedLayout=lambda *a: "layout", DistributedLinearLayout=lambda *a: "layout", exp=np.exp,
+            static_range=range, minimum=np.minimum,
             reshape=lambda value, shape: tile(np.reshape(value, shape)),
             permute=lambda value, order: tile(np.transpose(value, order)),
             split=lambda value: (value[..., 0], value[..., 1]),
@@ -320,26 +321,27 @@ def run(
 
 def run_wide(
     x: torch.Tensor, weight: TiledWeight, bias: torch.Tensor | None, block_m: int, block_n: int, stages: int,
-    programs: int,
+    programs: int, gated: bool = False,
 ) -> torch.Tensor:  # fmt: skip
     """As ``run``, by ``wide_matmul``, arguments as ``launch_wide`` makes them."""
     m, n, k = x.shape[0], weight.rows, weight.columns
     floats = weight.factors is not None
-    out = np.full((m, n), np.nan, np.float32)
+    width, columns = n // (1 + gated), block_n // (1 + gated)
+    out = np.full((m, width), np.nan, np.float32)
     most, more = powers(block_m)
-    programs = min(programs, -(-m // block_m) * -(-n // block_n))
+    programs = min(programs, -(-m // block_m) * -(-width // columns))
     factors = Memory((weight.factors if weight.factors is not None else torch.ones(n)).numpy())
     for program in range(programs):
         emulator = Emulator(program, programs, int(floats))
         emulator.names["wide_matmul"](
             Descriptor(x.float().numpy(), (most, 64)),
             Descriptor(x.float().numpy(), (more or most, 64)),
-            Descriptor(weight.codes.reshape(-1, 16).numpy(), (block_n, 16)),
-            Descriptor(weight.scales.reshape(-1).numpy(), (block_n,)),
-            Descriptor(out, (more or most // 2, block_n)), factors,
+            Descriptor(weight.codes.reshape(-1, 16).numpy(), (columns, 16)),
+            Descriptor(weight.scales.reshape(-1).numpy(), (columns,)),
+            Descriptor(out, (more or most // 2, columns)), factors,
             Memory(np.zeros(n, np.float32) if bias is None else bias.float().numpy()),
             m, n, k, GROUP=weight.group, FORMAT=int(floats), REST=256.0 if floats else 1.0, BIAS=bias is not None,
-            BLOCK_M=most, MORE=more, BLOCK_N=block_n, STAGES=-(-stages // 2), X_STAGES=stages,
+            BLOCK_M=most, MORE=more, BLOCK_N=block_n, STAGES=-(-stages // 2), X_STAGES=stages, SWIGLU=gated,
         )  # fmt: skip
         assert not emulator.products.pending and not emulator.stores
     return torch.from_numpy(out)

@@ -59,6 +59,18 @@ def test_wide_tiles_in_turn_give_the_whole_product(
     assert relative_error(found, exact(x, weight, bias)) < 1e-5
 
 
+@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize(
+    ("block_m", "m", "stages", "programs"), [(8, 19, 2, 3), (12, 36, 5, 2), (12, 9, 3, 7)]
+)
+def test_gate_and_up_meet_in_wide_tiles(name: str, block_m: int, m: int, stages: int, programs: int) -> None:
+    weight: StoredWeight = WEIGHTS[name]
+    x = torch.randn(m, weight.shape[1], generator=torch.Generator().manual_seed(m)).bfloat16()
+    bias = torch.linspace(-2, 2, 40) if stages == 5 else None
+    found = run_wide(x, tile(weight), bias, block_m, 32, stages, programs, gated=True)
+    assert relative_error(found, exact(x, weight, bias, gated=True)) < 1e-5
+
+
 def test_no_loop_carries_a_variable_that_triton_would_take_for_a_constant() -> None:
     """A loop's variables are found by running its body once: one that is only set to another's value, or to a number,
     is then what it was before the loop. The compiled kernel would wait for ever; the emulator does not.

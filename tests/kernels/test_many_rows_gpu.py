@@ -77,6 +77,19 @@ def test_every_wide_tile_gives_the_product_when_programs_take_one_and_when_they_
     check(int4(4624, 96, 32, False, 2), 1023, config)
 
 
+@pytest.mark.parametrize("shape", WIDE_TILES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_gate_and_up_meet_in_wide_tiles(dtype: torch.dtype, shape: tuple[int, int, int, int]) -> None:
+    samples = (int4(1200, 1088, 64, False, 1), int4(4640, 416, 32, True, 2), nvfp4(4640, 400, 4))
+    for stored, m in zip(samples, (300, 1023, 2304), strict=True):
+        weight, x = moved(stored, "cuda"), draw(m, stored.shape[1], dtype)
+        bias = torch.linspace(-2, 2, stored.shape[0]).to("cuda", dtype)
+        for addend in (None, bias):
+            out = torch.full((m, stored.shape[0] // 2), torch.nan, dtype=dtype, device="cuda")
+            found = launch(x, tile(weight), addend, hopper(shape, 1), True, out)
+            assert relative_error(found, exact(x, weight, addend, gated=True)) < 2 * BOUND[dtype]
+
+
 @pytest.mark.parametrize("tile", WIDE_TILES, ids=str)
 @pytest.mark.parametrize("group", [32, 64, 128])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
