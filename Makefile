@@ -1,5 +1,6 @@
 # make demo   install, then the main job on the embedded checkpoint
 # make test   install what tests need, then run them
+# make gpu    install what tests need, then run those for machines with a GPU
 # make check  lint, types, import rules
 
 PYTHON ?= python3
@@ -7,13 +8,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt
 
-.PHONY: demo test check clean
+.PHONY: demo test gpu check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lance-workbench demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not slow"
+
+gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 8 -m gpu tests/core/runtime tests/kernels
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
