@@ -42,6 +42,18 @@ def _nearest_e2m1(x):
 
 
 @triton.jit
+def _nearest_e4m3(x):
+    """Half to even in the fourth significant bit, or in steps of 2**-9 where that would be finer; at most 448."""
+    bits = x.to(tl.int32, bitcast=True)
+    bits = (bits + 0x7FFFF + ((bits >> 20) & 1)) & -1048576
+    # 2**-6 and more have all four.
+    rounded = tl.where(
+        tl.abs(x) < 0.015625, _nearest_integer(x * 512) / 512, bits.to(tl.float32, bitcast=True)
+    )
+    return tl.minimum(tl.maximum(rounded, -448.0), 448.0)
+
+
+@triton.jit
 def _steps(x, scale, zero, CODE_MIN: tl.constexpr, CODE_MAX: tl.constexpr):
     """Codes less zero of x [T, g] for scales and zeros [T]."""
     code = _nearest_integer(tl.div_rn(x, tl.broadcast_to(scale[:, None], x.shape)) + zero[:, None])
@@ -202,18 +214,20 @@ class Columns:
     """float32 [1], the global scale of NVFP4, which divides; None for integers."""
     code_min: int
     code_max: int
+    element: str = "int"
+    """What codes are: ``int``, ``e2m1`` (NVFP4) or ``e4m3`` (FP8)."""
 
 
 @triton.jit
 def _compensate(work, factor, groups, scales, zeros, lift, errors, N, K, start,
-                COUNT: tl.constexpr, ROWS: tl.constexpr, ZERO: tl.constexpr, FLOAT: tl.constexpr,
+                COUNT: tl.constexpr, ROWS: tl.constexpr, ZERO: tl.constexpr, ELEMENT: tl.constexpr,
                 CODE_MIN: tl.constexpr, CODE_MAX: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = rows < N
     done = tl.arange(0, BLOCK)
     found = tl.zeros([BLOCK, ROWS], tl.float32)
     raise_by = 1.0
-    if FLOAT:
+    if ELEMENT == "e2m1":
         raise_by = tl.load(lift)
     for i in range(COUNT):
         # What the columns before took from this one; those behind it have no error yet.
@@ -224,9 +238,11 @@ def _compensate(work, factor, groups, scales, zeros, lift, errors, N, K, start,
         tl.store(place, x, mask=inside)
         group = tl.load(groups + start + i).to(tl.int64) * N
         scale = tl.load(scales + group + rows, mask=inside, other=1.0)
-        if FLOAT:
+        if ELEMENT == "e2m1":
             code = _nearest_e2m1(tl.div_rn(x * raise_by, scale))
             runs = tl.div_rn(code * scale, tl.zeros_like(scale) + raise_by)
+        elif ELEMENT == "e4m3":
+            runs = _nearest_e4m3(tl.div_rn(x, scale)) * scale
         else:
             zero = tl.zeros_like(scale)
             if ZERO:
@@ -260,7 +276,7 @@ def compensate_block(
     errors = torch.empty(stop - start, outputs, device=work.device)
     _compensate[(triton.cdiv(outputs, ROWS),)](
         work, factor, groups, columns.scale, columns.zero, columns.factor, errors, outputs, count, start,
-        COUNT=stop - start, ROWS=ROWS, ZERO=columns.zero is not None, FLOAT=columns.factor is not None,
+        COUNT=stop - start, ROWS=ROWS, ZERO=columns.zero is not None, ELEMENT=columns.element,
         CODE_MIN=columns.code_min, CODE_MAX=columns.code_max, BLOCK=block, num_warps=1,
     )  # fmt: skip
     return errors

@@ -10,6 +10,7 @@ from pathlib import Path
 from core.checkpoints.describe import CONFIG_FILE, HF_CONFIG_FILE, family_of
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
+from core.formats.compressed_tensors import FP8_CODES
 from core.quantization.groups import LINEARS, Structure
 
 FLOATS = ("F32", "F16", "BF16", "F64")
@@ -72,7 +73,9 @@ class Layout:
 
 def packed_weights(source: TensorSource) -> set[str]:
     """The weights that a variant stores as codes."""
-    return {name.removesuffix("_packed") for name in source.keys() if name.endswith(".weight_packed")}  # noqa: SIM118
+    names = list(source.keys())
+    packed = {name.removesuffix("_packed") for name in names if name.endswith(".weight_packed")}
+    return packed | {name for name in names if source.dtype(name) == FP8_CODES and f"{name}_scale" in source}
 
 
 def structure_of(folder: Path) -> Structure:

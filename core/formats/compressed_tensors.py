@@ -18,6 +18,14 @@ As NVFP4 (``compressors/nvfp4``, format ``nvfp4-pack-quantized``):
 ``name.weight_scale``         float8_e4m3fn [N, K/16]  weight = code * scale / global scale
 ``name.weight_global_scale``  float32 [1]              the same for linears that runtimes fuse
 ============================ ======================== ==================================================
+
+As FP8 (format ``float-quantized``), whose activations are rounded
+row by row as they come (``input_activations``: dynamic, by token):
+
+========================== ======================== ====================================================
+``name.weight``             float8_e4m3fn [N, K]     codes
+``name.weight_scale``       float32 [N, 1]           weight = code * scale
+========================== ======================== ====================================================
 """
 
 from __future__ import annotations
@@ -27,15 +35,35 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from core.errors import CheckpointError
-from core.quantization.scheme import CHANNEL, NVFP4, Scheme
+from core.quantization.scheme import CHANNEL, FP8, NVFP4, Scheme
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from core.quantization.rounding import Quantized
 
-FORMATS = {"int": "pack-quantized", "nvfp4": "nvfp4-pack-quantized"}
+FORMATS = {"int": "pack-quantized", "nvfp4": "nvfp4-pack-quantized", "fp8": "float-quantized"}
 """Name of the layout by kind of scheme."""
+
+SEVERAL = "mixed-precision"
+"""Name of the layout of a variant whose groups have several."""
+
+_TYPES = {"int": "int", "nvfp4": "float", "fp8": "float"}
+_STRATEGIES = {"int": "group", "nvfp4": "tensor_group", "fp8": "channel"}
+_BY_TOKEN = {
+    "num_bits": 8,
+    "type": "float",
+    "symmetric": True,
+    "strategy": "token",
+    "group_size": None,
+    "dynamic": True,
+}
+"""FP8's activations."""
+
+CODES = "weight"
+"""FP8's codes, under the name of the weight that they stand for."""
+FP8_CODES = "F8_E4M3"
+"""safetensors' name of their dtype."""
 
 PACKED, SCALE, ZERO, SHAPE = "weight_packed", "weight_scale", "weight_zero_point", "weight_shape"
 GLOBAL_SCALE = "weight_global_scale"
@@ -48,6 +76,8 @@ def tensor_keys(name: str, scheme: Scheme) -> list[str]:
     """The keys that stand for ``name.weight``."""
     if scheme.kind == "nvfp4":
         return [f"{name}.{leaf}" for leaf in (PACKED, SCALE, GLOBAL_SCALE)]
+    if scheme.kind == "fp8":
+        return [f"{name}.{leaf}" for leaf in (CODES, SCALE)]
     leaves = [PACKED, SCALE, SHAPE] if scheme.symmetric else [PACKED, SCALE, ZERO, SHAPE]
     return [f"{name}.{leaf}" for leaf in leaves]
 
@@ -56,6 +86,7 @@ def to_tensors(name: str, weight: Quantized) -> dict[str, Tensor]:
     """The tensors that are stored for a quantized linear, on the CPU."""
     import torch
 
+    from core.quantization.fp8 import Fp8Quantized
     from core.quantization.nvfp4 import Nvfp4Quantized
     from kernels.packing import pack
 
@@ -64,6 +95,11 @@ def to_tensors(name: str, weight: Quantized) -> dict[str, Tensor]:
             f"{name}.{PACKED}": weight.packed.contiguous().cpu(),
             f"{name}.{SCALE}": weight.scale.contiguous().cpu(),
             f"{name}.{GLOBAL_SCALE}": weight.global_scale.cpu().clone(),
+        }
+    if isinstance(weight, Fp8Quantized):
+        return {
+            f"{name}.{CODES}": weight.codes.contiguous().cpu(),
+            f"{name}.{SCALE}": weight.scale.contiguous().cpu(),
         }
     bits = weight.scheme.bits
     tensors = {
@@ -92,9 +128,10 @@ def quantization_config(
     parts = list(targets.items()) if len(targets) > 1 else [(scheme, ["Linear"])]
     parts += [(own, [name]) for name, own in (outer or {}).items()]
     groups = {f"group_{number}": _group(names, own) for number, (own, names) in enumerate(parts)}
+    layouts = {group["format"] for group in groups.values()}
     return {
         "quant_method": "compressed-tensors",
-        "format": FORMATS[scheme.kind],
+        "format": layouts.pop() if len(layouts) == 1 else SEVERAL,
         "quantization_status": "compressed",
         "config_groups": groups,
         "ignore": [name for name in ignore if name not in (outer or {})],
@@ -105,7 +142,7 @@ def quantization_config(
 def _group(targets: list[str], scheme: Scheme) -> dict[str, Any]:
     weights = {
         "num_bits": scheme.bits,
-        "type": "float" if scheme.kind == "nvfp4" else "int",
+        "type": _TYPES[scheme.kind],
         "symmetric": scheme.symmetric,
         "strategy": _strategy(scheme),
         "group_size": None if scheme.group_size == CHANNEL else scheme.group_size,
@@ -116,16 +153,14 @@ def _group(targets: list[str], scheme: Scheme) -> dict[str, Any]:
     return {
         "targets": targets,
         "weights": weights,
-        "input_activations": None,
+        "input_activations": dict(_BY_TOKEN) if scheme.kind == "fp8" else None,
         "output_activations": None,
         "format": FORMATS[scheme.kind],
     }
 
 
 def _strategy(scheme: Scheme) -> str:
-    if scheme.kind == "nvfp4":
-        return "tensor_group"
-    return "channel" if scheme.group_size == CHANNEL else "group"
+    return "channel" if scheme.group_size == CHANNEL else _STRATEGIES[scheme.kind]
 
 
 def schemes_of(config: dict[str, Any], place: str) -> tuple[Scheme, dict[str, Scheme]]:
@@ -141,7 +176,10 @@ def schemes_of(config: dict[str, Any], place: str) -> tuple[Scheme, dict[str, Sc
                 f"{place}: quant_method is {config['quant_method']!r}, this version runs 'compressed-tensors'"
             )
         groups = list(config["config_groups"].values())
-        layouts = [config["format"], *(group.get("format") or config["format"] for group in groups[1:])]
+        whole = config["format"]
+        layouts = [group.get("format") or whole for group in groups]
+        if whole != SEVERAL:
+            layouts[0] = whole
         schemes = [_scheme(group, layout, place) for group, layout in zip(groups, layouts, strict=True)]
         own: dict[str, Scheme] = {}
         for number, (group, scheme) in enumerate(zip(groups, schemes, strict=True)):
@@ -164,15 +202,27 @@ def _scheme(group: dict[str, Any], layout: str, place: str) -> Scheme:
     kind, weights = kinds.get(layout), group["weights"]
     wanted: dict[str, tuple[Any, Any]] = {
         "format": (layout, layout if kind else " or ".join(kinds)),
-        "weights.type": (weights["type"], "float" if kind == "nvfp4" else "int"),
+        "weights.type": (weights["type"], _TYPES.get(kind or "", "int")),
     }
     channel = weights["strategy"] == "channel" and kind == "int"
     if not channel:
-        wanted["weights.strategy"] = (weights["strategy"], "tensor_group" if kind == "nvfp4" else "group")
+        wanted["weights.strategy"] = (weights["strategy"], _STRATEGIES.get(kind or "", "group"))
     for key, (value, right) in wanted.items():
         if value != right:
             raise CheckpointError(f"{place}: {key} is {value!r}, this version runs {right!r}")
-    if any(group.get(key) for key in ("input_activations", "output_activations")):
+    inputs, outputs = group.get("input_activations"), group.get("output_activations")
+    if kind == "fp8":
+        if not inputs or any(inputs.get(key) != value for key, value in _BY_TOKEN.items()) or outputs:
+            raise CheckpointError(
+                f"{place}: quantizes activations as {inputs or outputs}, this version runs float-quantized weights "
+                "with inputs of 8 bits rounded by token as they come"
+            )
+        if (weights["num_bits"], weights["symmetric"]) != (8, True):
+            raise CheckpointError(
+                f"{place}: float-quantized with {weights['num_bits']} bits, wanted 8, symmetric"
+            )
+        return FP8
+    if inputs or outputs:
         raise CheckpointError(f"{place}: activations are quantized, this version runs weights only")
     if kind == "nvfp4":
         return NVFP4

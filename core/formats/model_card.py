@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -20,15 +20,15 @@ def model_card(
     base: str,
     summary: str,
     recipe: str,
-    scheme: Scheme,
+    schemes: Collection[Scheme],
     label: str,
     outer: Mapping[str, Scheme],
     bits_per_weight: float,
     size_bytes: int,
     records: Sequence[dict[str, Any]],
 ) -> str:
-    """Markdown for the variant ``name`` of a checkpoint; ``label`` names the formats and ``records`` are those
-    of its linears.
+    """Markdown for the variant ``name`` of a checkpoint; ``schemes`` are the formats of its target linears, which
+    ``label`` names, and ``records`` those linears'.
     """
     rest = "everything else is bfloat16"
     if outer:
@@ -45,8 +45,11 @@ def model_card(
         names = "tensor names are the base model's"
         # transformers expands all weights by one format, and lays packed zeros out wrongly where there are several.
         several = len({record["scheme"] for record in records}) > 1
-        loads = not outer and (scheme.symmetric or not several)
+        loads = not outer and (all(scheme.symmetric for scheme in schemes) or not several)
         names += ", and transformers loads it where compressed-tensors is installed." if loads else "."
+    layouts = " and ".join(f"`{name}`" for name in dict.fromkeys(FORMATS[scheme.kind] for scheme in schemes))
+    if any(scheme.kind == "fp8" for scheme in schemes):
+        names += " Linears in fp8 round their activations too, token by token."
     lines = [
         "---",
         *head,
@@ -61,7 +64,7 @@ def model_card(
         f"Recipe `{recipe}`: {summary}. `recipe.toml` holds it whole, `lance_workbench.json` what it was made "
         "from and a record of every linear.",
         "",
-        f"The layout is `{FORMATS[scheme.kind]}` of "
+        f"The layout is {layouts} of "
         "[compressed-tensors](https://github.com/vllm-project/compressed-tensors); " + names,
         "",
     ]

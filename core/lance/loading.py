@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from core.checkpoints.describe import DEFAULTS, TOKENIZER_FILES, own_record
+from core.checkpoints.layout import FLOATS
 from core.checkpoints.resolve import VAE_FILES, VISION_FOLDER, companion
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
@@ -194,6 +195,11 @@ def load_lance(
             raise CheckpointError(
                 f"{place.entry(key).file}: {key} has shape {list(found)}, "
                 f"wanted {list(waiting[name])} by llm_config.json"
+            )
+        if place.dtype(key) not in FLOATS:
+            raise CheckpointError(
+                f"{place.entry(key).file}: {key} is stored as {place.dtype(key)}, wanted {', '.join(FLOATS)}; fetch it "
+                "again"
             )
         if place is source:
             used.add(key)

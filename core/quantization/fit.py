@@ -36,9 +36,16 @@ def check_formats(structure: Structure, recipe: Recipe, shape_of: Callable[[str]
         shape_of: the shape of a tensor by its name.
 
     Raises:
-        UsageError: a group that does not divide a linear, or widths that the recipe cannot have here.
+        UsageError: a group that does not divide a linear, or widths or a generation expert's format that the recipe
+            cannot have here.
     """
-    widths.check(structure.groups(), recipe.scheme, recipe.widths, recipe.name)
+    if recipe.gen is not None and "gen" not in structure.experts:
+        raise UsageError(
+            f"recipe {recipe.name}: has a format for the generation expert ([gen]), which this model has not; choose "
+            "another recipe"
+        )
+    free = [group for group in structure.groups() if recipe.gen is None or group.expert != "gen"]
+    widths.check(free, recipe.scheme, recipe.widths, recipe.name)
     for name, scheme in formats(structure, recipe).items():
         # A head that shares the embedding's tensor need not be in the files.
         stored = structure.embedding if name == structure.head and structure.tied else name

@@ -148,7 +148,7 @@ def import_variant(
                 base=info.name,
                 summary=summary,
                 recipe=RECIPE,
-                scheme=scheme,
+                schemes=[scheme],
                 label=scheme.label,
                 outer={},
                 bits_per_weight=bits,

@@ -183,7 +183,7 @@ def make_variant(request: Request, context: JobContext) -> tuple[Accounting, Wri
                 base=info.name,
                 summary=recipe.summary,
                 recipe=recipe.name,
-                scheme=recipe.scheme,
+                schemes=list(dict.fromkeys(request.schemes.values())),
                 label=request.label,
                 outer={key: scheme for key, scheme in recipe.outer.items() if structure.outer[key]},
                 bits_per_weight=request.plan.bits_per_weight,

@@ -89,7 +89,7 @@ class Nvfp4Grid:
 
     def columns(self) -> kernels.Columns:
         """The same grid for the kernel that rounds blocks of columns."""
-        return kernels.Columns(self.scale.t().contiguous(), None, self.global_scale, 0, 0)
+        return kernels.Columns(self.scale.t().contiguous(), None, self.global_scale, 0, 0, "e2m1")
 
     def error(self, weight: Tensor, h: Tensor) -> Tensor:
         """Squared error of each group [N, K/16] where column j counts ``h[j]``; ``h`` float32 [K/16, 16]."""

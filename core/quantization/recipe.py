@@ -11,7 +11,7 @@ import itertools
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +20,7 @@ from core.errors import UsageError
 from core.files import expanded, sha256_text
 from core.quantization import widths
 from core.quantization.refine import Refine, read_refine
-from core.quantization.scheme import CHANNEL, NVFP4, Scheme
+from core.quantization.scheme import CHANNEL, FP8, NVFP4, Scheme
 from core.quantization.scheme import KINDS as FORMATS
 from core.quantization.tables import Tables
 from core.quantization.widths import Mixed, Width
@@ -122,6 +122,8 @@ class Recipe:
     """
     widths: tuple[Width, ...] = ()
     """Groups of linears that have another width than the format's."""
+    gen: Scheme | None = None
+    """The format of the generation expert's linears, if it is another than ``scheme``; ``widths`` are not for them."""
     mixed: Mixed | None = None
     """What the widths of all groups that ``widths`` leaves open are chosen from."""
     refine: Refine | None = None
@@ -133,13 +135,16 @@ class Recipe:
         Raises:
             UsageError: its linears would get two.
         """
+        if self.gen is not None and group.expert == "gen":
+            return self.gen
         return widths.scheme_of(group, self.scheme, self.widths, self.name) if self.widths else self.scheme
 
     @property
     def label(self) -> str:
-        """Its format in a word, with every width that a mixed recipe chooses from."""
+        """Its formats in a word, with every width that a mixed recipe chooses from."""
         bits = self.mixed.bits if self.mixed else (self.scheme.bits,)
-        return widths.label(dataclasses.replace(self.scheme, bits=width) for width in bits)
+        found = [dataclasses.replace(self.scheme, bits=width) for width in bits]
+        return widths.label(found if self.gen is None else [*found, self.gen])
 
     @property
     def needs_calibration(self) -> bool:
@@ -209,6 +214,7 @@ class Recipe:
             "name": self.name,
             "summary": self.summary,
             "format": self.scheme.to_json(),
+            "gen": None if self.gen is None else self.gen.to_json(),
             "outer": {name: scheme.to_json() for name, scheme in self.outer.items()},
             "widths": {width.pattern: width.bits for width in self.widths},
             "mixed": None if self.mixed is None else dataclasses.asdict(self.mixed),
@@ -256,9 +262,19 @@ class _Reader(Tables):
     """Turns a parsed recipe into data, naming file and key of whatever does not fit."""
 
     def recipe(self, content: dict[str, Any], text: str) -> Recipe:
-        known = ("name", "summary", "format", *OUTER, "mixed", "widths", "calibration", "steps", "refine")
+        known = (
+            "name",
+            "summary",
+            "format",
+            "gen",
+            *OUTER,
+            "mixed",
+            "widths",
+            "calibration",
+            "steps",
+            "refine",
+        )
         top = self.table(content, "", known)
-        form = self.table(top.get("format"), "format", ("type", "bits", "group", "symmetric"))
         outer = {
             key: self.integers(self.table(top[key], key, ("bits", "group", "symmetric")), key)
             for key in OUTER
@@ -273,7 +289,13 @@ class _Reader(Tables):
         )
         too_few = self.value(use, "calibration.too_few", str, "error")
         self.known("calibration.too_few", (too_few,), TOO_FEW)
-        scheme = self.scheme(form)
+        scheme = self.scheme(top.get("format"), "format", tuple(kind for kind in FORMATS if kind != "fp8"))
+        gen = self.scheme(top["gen"], "gen", FORMATS) if "gen" in top else None
+        schemes = [scheme] if gen is None else [scheme, gen]
+        if gen is not None and "mixed" in top:
+            raise UsageError(
+                f"{self.path}: has both gen and mixed, which chooses for both experts; leave one out"
+            )
         steps = top.get("steps", [])
         if not isinstance(steps, list):
             raise UsageError(f"{self.path}: steps is no list; write [[steps]] for each step")
@@ -294,17 +316,20 @@ class _Reader(Tables):
             text=text,
             outer=outer,
             widths=widths.read_widths(self, top.get("widths", {}), scheme),
+            gen=gen,
             mixed=widths.read_mixed(self, top["mixed"], scheme) if "mixed" in top else None,
-            refine=read_refine(self, top["refine"], scheme) if "refine" in top else None,
+            refine=read_refine(self, top["refine"], schemes) if "refine" in top else None,
         )
 
-    def scheme(self, form: dict[str, Any]) -> Scheme:
-        kind = self.value(form, "format.type", str, "int")
-        self.known("format.type", (kind,), FORMATS)
-        if kind == "nvfp4":
-            self.table(form, "format of type nvfp4", ("type",))
-            return NVFP4
-        return self.integers(form, "format")
+    def scheme(self, content: Any, key: str, kinds: Sequence[str]) -> Scheme:
+        """A format of one of these ``kinds``; FP8, which rounds activations too, only pays for many rows."""
+        form = self.table(content, key, ("type", "bits", "group", "symmetric"))
+        kind = self.value(form, f"{key}.type", str, "int")
+        self.known(f"{key}.type", (kind,), tuple(kinds))
+        if kind == "int":
+            return self.integers(form, key)
+        self.table(form, f"{key} of type {kind}", ("type",))
+        return NVFP4 if kind == "nvfp4" else FP8
 
     def integers(self, form: dict[str, Any], key: str) -> Scheme:
         try:

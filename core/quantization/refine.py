@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,25 +34,30 @@ class Refine:
     """Which samples are held out, and the order of the others."""
 
 
-def read_refine(tables: Tables, content: Any, scheme: Scheme) -> Refine:
-    """The table ``refine`` of a recipe.
+def read_refine(tables: Tables, content: Any, schemes: Sequence[Scheme]) -> Refine:
+    """The table ``refine`` of a recipe with these formats.
 
     Raises:
         UsageError: an unknown key, a value out of its range, or a format whose scales cannot be learned.
     """
     known = ("learn", "steps", "rate", "batch", "held_out", "seed")
     table = tables.table(content, "refine", known)
-    default = LEARNABLE if scheme.kind == "int" else ("norms",)
+    kinds = {scheme.kind for scheme in schemes}
+    default = LEARNABLE if kinds == {"int"} else ("norms",)
     learn = tuple(tables.value(table, "refine.learn", list, list(default)))
     tables.known("refine.learn", learn, LEARNABLE)
     if not learn or len(set(learn)) < len(learn):
         raise UsageError(
             f"{tables.path}: refine.learn is {list(learn)}, wanted one or both of {', '.join(LEARNABLE)}"
         )
-    if scheme.kind == "nvfp4" and "scales" in learn:
+    if "nvfp4" in kinds and "scales" in learn:
         raise UsageError(
             f"{tables.path}: refine.learn has 'scales', which nvfp4 stores in steps of 6 to 12 %, too coarse to be "
             'learned with codes as they are; write learn = ["norms"]'
+        )
+    if "fp8" in kinds:
+        raise UsageError(
+            f"{tables.path}: has refine, but gradients do not pass the rounding of fp8's activations; leave it out"
         )
     found = Refine(
         learn,

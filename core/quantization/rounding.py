@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from core.quantization import integer, nvfp4
+from core.quantization import fp8, integer, nvfp4
 from core.quantization.gptq import Curvature, compensate
 from core.quantization.losses import BlockLoss, Inputs
 from core.quantization.recipe import GptqStep
 from core.quantization.scheme import Scheme
 
-Grid = integer.IntegerGrid | nvfp4.Nvfp4Grid
+Grid = integer.IntegerGrid | nvfp4.Nvfp4Grid | fp8.Fp8Grid
 """The values a weight may take; ``encode`` rounds a whole weight to it, ``nearest`` a column, to the same bits."""
 
-Quantized = integer.Quantized | nvfp4.Nvfp4Quantized
+Quantized = integer.Quantized | nvfp4.Nvfp4Quantized | fp8.Fp8Quantized
 """A rounded weight as it is stored; ``dequantize`` is what runs."""
 
 
@@ -33,7 +33,7 @@ class Rounding:
     weighed: bool = True
     """In the search an error counts the mean square of its channel; otherwise all errors count alike."""
     scale_dtype: torch.dtype = torch.bfloat16
-    """dtype of the stored scales."""
+    """dtype of the stored scales of integers; the other formats have theirs."""
 
     def plain(self) -> Rounding:
         """The same format by the range of each group."""
@@ -45,6 +45,8 @@ class Rounding:
             importance = torch.ones_like(importance)
         if self.scheme.kind == "nvfp4":
             return nvfp4.searched_grid(stacked, importance) if self.searched else nvfp4.plain_grid(stacked)
+        if self.scheme.kind == "fp8":
+            return fp8.searched_grid(stacked, importance) if self.searched else fp8.plain_grid(stacked)
         if self.searched:
             return integer.searched_grid(stacked, importance, self.scheme, self.scale_dtype)
         return integer.plain_grid(stacked, self.scheme, self.scale_dtype)

@@ -15,14 +15,14 @@ CHANNEL = -1
 WORD_COLUMNS = 32
 """Columns that fill whole words at any width: how many there are can be told from packed codes alone."""
 
-Kind = Literal["int", "nvfp4"]
-KINDS: tuple[Kind, ...] = ("int", "nvfp4")
+Kind = Literal["int", "nvfp4", "fp8"]
+KINDS: tuple[Kind, ...] = ("int", "nvfp4", "fp8")
 
 
 @dataclass(frozen=True)
 class Scheme:
     """Integers of ``bits`` bits with one scale (and, if asymmetric, one zero) per row and ``group_size``
-    columns, or per row (``CHANNEL``); or ``NVFP4``.
+    columns, or per row (``CHANNEL``); or ``NVFP4``; or ``FP8``.
     """
 
     bits: int
@@ -33,6 +33,8 @@ class Scheme:
     def __post_init__(self) -> None:
         if self.kind == "nvfp4" and (self.bits, self.group_size, self.symmetric) != (4, 16, True):
             raise UsageError("nvfp4 has four bits and groups of 16; leave bits, group and symmetric out")
+        if self.kind == "fp8" and (self.bits, self.group_size, self.symmetric) != (8, CHANNEL, True):
+            raise UsageError("fp8 has eight bits and a scale a row; leave bits, group and symmetric out")
         if not MIN_BITS <= self.bits <= MAX_BITS:
             raise UsageError(f"bits is {self.bits}, wanted {MIN_BITS} to {MAX_BITS}")
         if self.group_size < 1 and self.group_size != CHANNEL:
@@ -53,8 +55,8 @@ class Scheme:
     @property
     def label(self) -> str:
         """For records and tables, for example ``int4 asym g64``."""
-        if self.kind == "nvfp4":
-            return "nvfp4"
+        if self.kind != "int":
+            return self.kind
         return f"int{self.bits} {'sym' if self.symmetric else 'asym'} {self.group_label}"
 
     @property
@@ -78,7 +80,7 @@ class Scheme:
         """
         if len(shape) != 2:
             raise UsageError(f"{name} {list(shape)}: only a matrix [out, in] can be quantized")
-        if self.group_size == CHANNEL and shape[1] % WORD_COLUMNS:
+        if self.kind == "int" and self.group_size == CHANNEL and shape[1] % WORD_COLUMNS:
             raise UsageError(
                 f"{name} {list(shape)}: with one scale a row, columns must come in multiples of {WORD_COLUMNS}; "
                 "choose a group that divides them"
@@ -96,12 +98,14 @@ class Scheme:
             )
 
     def nbytes(self, shape: tuple[int, int], scale_bytes: int = 2) -> int:
-        """Bytes of a weight [out, in] as stored: packed codes, scales, packed zeros and the shape (integers),
-        or codes, scales of one byte and the global scale (NVFP4).
+        """Bytes of a weight [out, in] as stored: packed codes, scales, packed zeros and the shape (integers);
+        codes, scales of one byte and the global scale (NVFP4); codes of one byte and scales of four (FP8).
         """
         rows, columns = shape
         if self.kind == "nvfp4":
             return rows * columns // 2 + rows * columns // self.group_size + 4
+        if self.kind == "fp8":
+            return rows * columns + 4 * rows
         groups = columns // self.width(columns)
         zeros = 0 if self.symmetric else 4 * -(-rows * self.bits // 32) * groups
         return 4 * rows * -(-columns * self.bits // 32) + scale_bytes * rows * groups + zeros + 16
@@ -118,3 +122,6 @@ class Scheme:
 
 NVFP4 = Scheme(4, 16, True, "nvfp4")
 """E2M1 codes with an E4M3 scale per 16 columns and a float32 global scale per group of linears."""
+
+FP8 = Scheme(8, CHANNEL, True, "fp8")
+"""E4M3 codes with a float32 scale per row; activations are rounded to E4M3 too, each row anew with its own scale."""

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from core.formats.compressed_tensors import GLOBAL_SCALE, PACKED, SCALE, SHAPE, ZERO
+from core.formats.compressed_tensors import CODES, GLOBAL_SCALE, PACKED, SCALE, SHAPE, ZERO
 from core.quantization.groups import Structure
 from core.quantization.scheme import Scheme
 from core.runtime.linear import QuantizedLinear
+from kernels.fp8 import Fp8Weight
 
 _PARTS = (SCALE, ZERO, SHAPE, GLOBAL_SCALE)
 """What is stored beside a packed weight."""
@@ -47,6 +48,8 @@ def parameters(unit: Mapping[str, Tensor], schemes: Mapping[str, Scheme]) -> Ite
                 f"{module}.weight",
                 QuantizedLinear(schemes[module], tensor, scale, zero, None, divisor).weight(),
             )
+        elif leaf == CODES and (scheme := schemes.get(module)) is not None and scheme.kind == "fp8":
+            yield key, Fp8Weight(tensor, unit[f"{module}.{SCALE}"].view(-1)).dense()
         elif leaf not in _PARTS:
             yield key, tensor
 

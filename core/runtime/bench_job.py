@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +16,7 @@ import torch
 from core.demo import CHECKPOINT
 from core.errors import Cancelled, UsageError
 from core.evaluation.subject import Subject, open_subjects
-from core.quantization.scheme import NVFP4
+from core.quantization.scheme import Scheme
 from core.runtime import benchmark
 from core.runtime.benchmark import FORMATS, Measurement
 from core.runtime.check import enforcement
@@ -207,8 +209,9 @@ def _compared(figures: Iterable[Measurement], name: str) -> Iterator[Figure]:
 
 
 def _random(name: str, device: torch.device) -> _Run:
-    scheme = FORMATS[name][0]
-    bits = 16.0 if scheme is None else 4.5 if scheme == NVFP4 else 4 + 20 / scheme.group_size
+    scheme, _, gen = FORMATS[name]
+    # Both experts have as many weights.
+    bits = fmean(_bits(one) for one in (scheme, gen or scheme))
     fields: dict[str, Any] = {"checkpoint": RANDOM, "recipe": name, "bits": bits, "suite": "end-to-end"}
     if scheme is not None:
         fields["variant"] = f"{RANDOM}_{name}"
@@ -217,7 +220,14 @@ def _random(name: str, device: torch.device) -> _Run:
         yield from _compared(benchmark.measure(RELEASED, name, device), name)
         benchmark.free(device)
 
-    return _Run(fields, take, facts={"kernel_path": "torch" if scheme is None else "triton"})
+    path = "torch" if scheme is None else "triton" if gen is None else "scaled-mm + triton"
+    return _Run(fields, take, facts={"kernel_path": path})
+
+
+def _bits(scheme: Scheme | None) -> float:
+    """Stored bits of a weight at the released size."""
+    shape = (RELEASED.hidden_size, RELEASED.hidden_size)
+    return 16.0 if scheme is None else 8 * scheme.nbytes(shape) / math.prod(shape)
 
 
 def _loaded(

@@ -22,7 +22,7 @@ from core.lance.config import LanceConfig
 from core.lance.generation import drawing, start_noise
 from core.lance.loading import Pipeline
 from core.lance.sampler import Sampling, sample
-from core.quantization.scheme import NVFP4, Scheme
+from core.quantization.scheme import FP8, NVFP4, Scheme
 from core.runtime.engine import Engine
 from core.runtime.loading import settle
 from core.runtime.memory import held_bytes
@@ -34,13 +34,16 @@ CAPTION = (
 
 INT8 = Scheme(8, 64, True)
 
-FORMATS: dict[str, tuple[Scheme | None, Scheme | None]] = {
-    "bf16": (None, None),
-    "int4-g64": (Scheme(4, 64, False), None),
-    "int4-g64+int8-head": (Scheme(4, 64, False), INT8),
-    "nvfp4": (NVFP4, None),
+INT4 = Scheme(4, 64, False)
+
+FORMATS: dict[str, tuple[Scheme | None, Scheme | None, Scheme | None]] = {
+    "bf16": (None, None, None),
+    "int4-g64": (INT4, None, None),
+    "int4-g64+int8-head": (INT4, INT8, None),
+    "nvfp4": (NVFP4, None, None),
+    "int4-g64+fp8-gen": (INT4, None, FP8),
 }
-"""Schemes of target linears and of the head, by the name of the figure."""
+"""Schemes of target linears, of the head, and of the generation expert if it has its own, by the name of the figure."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +118,10 @@ def measure(
     """Figures of a Lance of these sizes and random weights in the format ``name`` of ``FORMATS``, as they are
     taken.
     """
-    scheme, head = FORMATS[name]
+    scheme, head, gen = FORMATS[name]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    pipeline = random_pipeline(config, device, torch.bfloat16, scheme, head)
+    pipeline = random_pipeline(config, device, torch.bfloat16, scheme, head, gen)
     stored = held_bytes(pipeline.model)
     start = synchronized(device)
     pipeline.engine = Engine(pipeline.model)

@@ -14,6 +14,7 @@ from core.huggingface.loading import CausalLM
 from core.lance.loading import Pipeline
 from core.quantization.scheme import Scheme
 from core.quantization.widths import label
+from core.runtime.fp8_linear import Fp8Linear
 from core.runtime.linear import QuantizedLinear
 from kernels.tiles import BLOCK
 
@@ -65,7 +66,7 @@ def enforcement(pipeline: Pipeline | CausalLM) -> Enforcement:
     quantized = variant_schemes(pipeline.folder) is not None
     names = pipeline.structure.target_linears()
     modules = {name: model.get_submodule(name) for name in names}
-    swapped = {name: m for name, m in modules.items() if isinstance(m, QuantizedLinear)}
+    swapped = {name: m for name, m in modules.items() if isinstance(m, QuantizedLinear | Fp8Linear)}
     held = stored = 0
     for name, module in modules.items():
         if (name in swapped) != quantized:
@@ -74,14 +75,15 @@ def enforcement(pipeline: Pipeline | CausalLM) -> Enforcement:
                 f"{source.place}: {name} {state}: {len(swapped)} of {len(names)} target linears are "
                 "quantized; quantize the checkpoint again"
             )
-        if not isinstance(module, QuantizedLinear):
+        if not isinstance(module, QuantizedLinear | Fp8Linear):
             continue
         mine = sum(source.entry(f"{name}.{key}").nbytes for key in module.stored_names)
         kept = module.nbytes - (0 if module.bias is None else module.bias.nbytes)
         # The kernels' layout has whole blocks of columns, and scale and zero of an integer's group in one word.
         blocks = -(-module.in_features // BLOCK) * BLOCK / module.in_features
-        most = mine if module.laid_out is None else mine * 7 / 6 * blocks + SMALL
-        if kept > most or module.stored_bytes != mine or (module.laid_out is None and kept != mine):
+        as_stored = isinstance(module, Fp8Linear) or module.laid_out is None
+        most = mine if as_stored else mine * 7 / 6 * blocks + SMALL
+        if kept > most or module.stored_bytes != mine or (as_stored and kept != mine):
             raise CheckpointError(f"{name} holds {kept} bytes, its files {mine}: it is not kept as stored")
         held, stored = held + kept, stored + mine
     scheme = label(module.scheme for module in swapped.values()) if swapped else "bf16"

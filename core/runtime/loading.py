@@ -9,12 +9,22 @@ from torch import Tensor, nn
 
 from core.checkpoints.source import TensorSource
 from core.errors import CheckpointError
-from core.formats.compressed_tensors import GLOBAL_SCALE, PACKED, SCALE, SHAPE, ZERO, tensor_keys
+from core.formats.compressed_tensors import (
+    CODES,
+    FP8_CODES,
+    GLOBAL_SCALE,
+    PACKED,
+    SCALE,
+    SHAPE,
+    ZERO,
+    tensor_keys,
+)
 from core.lance.loading import LinearFactory, Pipeline, load_lance
 from core.quantization.scheme import Scheme
 from core.runtime.check import enforcement, variant_schemes
 from core.runtime.embedding import QuantizedEmbedding
 from core.runtime.engine import Engine, accelerated
+from core.runtime.fp8_linear import Fp8Linear
 from core.runtime.linear import QuantizedLinear
 from core.runtime.tuning import tune_in_background
 
@@ -38,23 +48,45 @@ def read_codes(
             f"{source.entry(keys[0]).file}: {name}.{SHAPE} is {shape}, wanted {[rows, columns]} by its config"
         )
     shapes = {leaf: tuple(tensor.shape) for leaf, tensor in found.items()}
-    QuantizedLinear.check_shapes(name, scheme, rows, columns, shapes)
+    if scheme.kind == "fp8":
+        Fp8Linear.check_shapes(name, rows, columns, shapes)
+        _check_codes(source, name, found)
+    else:
+        QuantizedLinear.check_shapes(name, scheme, rows, columns, shapes)
     return found
+
+
+def _check_codes(source: TensorSource, name: str, found: dict[str, Tensor]) -> None:
+    """Check that codes and scales of FP8 are of its dtypes.
+
+    Raises:
+        CheckpointError: one is not; it is named.
+    """
+    for leaf, wanted in ((CODES, torch.float8_e4m3fn), (SCALE, torch.float32)):
+        if found[leaf].dtype != wanted:
+            key = f"{name}.{leaf}"
+            raise CheckpointError(
+                f"{source.entry(key).file}: {key} is stored as {source.dtype(key)}, wanted {wanted} for fp8"
+            )
 
 
 def quantized_factory(
     schemes: tuple[Scheme, dict[str, Scheme]], device: torch.device, dtype: torch.dtype
 ) -> LinearFactory:
-    """A factory for ``load_lance`` that puts a ``QuantizedLinear`` or ``QuantizedEmbedding`` wherever packed codes
-    are stored.
+    """A factory for ``load_lance`` that puts a ``QuantizedLinear``, ``Fp8Linear`` or ``QuantizedEmbedding`` wherever
+    codes are stored.
     """
 
     def make(
         name: str, module: nn.Linear | nn.Embedding, source: TensorSource
     ) -> tuple[nn.Module, set[str]] | None:
-        if f"{name}.{PACKED}" not in source:
-            return None
         scheme = schemes[1].get(name, schemes[0])
+        if scheme.kind == "fp8":
+            coded = f"{name}.{SCALE}" in source or source.dtype(f"{name}.{CODES}") == FP8_CODES
+        else:
+            coded = f"{name}.{PACKED}" in source
+        if not coded:
+            return None
         rows, columns = module.weight.shape
         keys = tensor_keys(name, scheme)
         if isinstance(module, nn.Linear) and module.bias is not None:
@@ -64,12 +96,15 @@ def quantized_factory(
         bias = placed.get("bias")
         if isinstance(module, nn.Embedding):
             return QuantizedEmbedding(scheme, placed[PACKED], placed[SCALE], dtype), set(keys)
+        bias = None if bias is None else bias.to(dtype)
+        if scheme.kind == "fp8":
+            return Fp8Linear(placed[CODES], placed[SCALE], bias), set(keys)
         quantized = QuantizedLinear(
             scheme,
             placed[PACKED],
             placed[SCALE],
             placed.get(ZERO),
-            None if bias is None else bias.to(dtype),
+            bias,
             placed.get(GLOBAL_SCALE),
         )
         return quantized, set(keys)
@@ -107,16 +142,21 @@ def load_model(
 def settle(model: nn.Module, place: torch.device, dtype: torch.dtype) -> None:
     """Let a loaded model's quantized linears keep their weights in the form that runs fastest on ``place``."""
     quantized = [m for m in model.modules() if isinstance(m, QuantizedLinear)]
+    rounding = [m for m in model.modules() if isinstance(m, Fp8Linear)]
     weights = sum(m.in_features * m.out_features for m in quantized) * dtype.itemsize
+    weights += sum(m.in_features * m.out_features for m in rounding) * 4
     if place.type == "cpu":
         for module in quantized:
             if weights <= HOLD_LIMIT:
                 module.hold(dtype)
             elif dtype == torch.bfloat16:
                 module.pack_for_cpu()
+        for linear in rounding if weights <= HOLD_LIMIT else ():
+            linear.hold()
     if place.type != "cpu":
-        for module in quantized:
-            module.lay_out()
+        both: list[QuantizedLinear | Fp8Linear] = [*quantized, *rounding]
+        for one in both:
+            one.lay_out()
     if place.type == "cuda":
         torch.cuda.empty_cache()  # of the stored weights, each in pieces of its own
         if quantized:

@@ -13,6 +13,7 @@ from core.checkpoints.resolve import VISION_FOLDER, companion
 from core.checkpoints.source import TensorSource
 from core.errors import WorkbenchError
 from core.lance.loading import IGNORED, VISION_PREFIX
+from core.runtime.fp8_linear import Fp8Linear
 from core.runtime.linear import QuantizedLinear
 
 _MEMINFO = Path("/proc/meminfo")
@@ -45,6 +46,8 @@ def held_bytes(model: nn.Module) -> int:
     # A vision tower that was not needed yet is not held.
     tensors: list[Tensor] = [t for t in (*model.parameters(), *model.buffers()) if not t.is_meta]
     for module in model.modules():
+        if isinstance(module, Fp8Linear) and module.wide is not None:
+            tensors.append(module.wide)
         if isinstance(module, QuantizedLinear):
             if module.held is not None:
                 tensors.append(module.held)

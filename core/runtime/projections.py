@@ -10,8 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from core.runtime.fp8_linear import Fp8Linear
 from core.runtime.linear import QuantizedLinear
-from kernels import decoder_ops, row
+from kernels import decoder_ops, fp8, row
 from kernels import linear as kernel
 from kernels.arguments import RowNorm
 from kernels.tiles import TiledWeight
@@ -122,6 +123,35 @@ def fuse(modules: Sequence[QuantizedLinear]) -> FusedQuantized | None:
     return FusedQuantized(prepared, modules) if isinstance(prepared, TiledWeight) else None
 
 
+class FusedFp8:
+    """FP8 linears as one weight. Their codes and scales become views of it, so nothing is held twice."""
+
+    def __init__(self, modules: Sequence[Fp8Linear]) -> None:
+        self.weight = modules[0].parts if len(modules) == 1 else fp8.concatenate([m.parts for m in modules])
+        self.out_features = self.weight.shape[0]
+        start = 0
+        for module in modules:
+            stop = start + module.out_features
+            module.weight = self.weight.codes[start:stop]
+            module.weight_scale = self.weight.scale[start:stop].unsqueeze(1)
+            start = stop
+        biases = [
+            module.weight_scale.new_zeros(module.out_features, dtype=torch.bfloat16) if bias is None else bias
+            for module, bias in ((module, module.bias) for module in modules)
+        ]
+        self.bias = torch.cat(biases) if any(m.bias is not None for m in modules) else None
+
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        return fp8.fp8_linear(x, self.weight, self.bias, out)
+
+    def swiglu(self, x: Tensor, out: Tensor) -> Tensor:
+        return decoder_ops.swiglu(self(x, x.new_empty(x.shape[0], self.out_features)), out)
+
+    def of_swiglu(self, gate_up: Tensor, out: Tensor) -> Tensor:
+        """As calling it with ``silu(gate) * up`` of fused rows [M, 2 K], which is rounded to FP8 as it is computed."""
+        return fp8.multiply(*fp8.quantize_swiglu(gate_up), self.weight, self.bias, out)
+
+
 class SeparateLinears:
     """Linears of any other kind, run one after another."""
 
@@ -144,6 +174,9 @@ def project(modules: Sequence[nn.Module]) -> Projection:
     linears = [module for module in modules if type(module) is nn.Linear]
     if len(linears) == len(modules):
         return FusedLinear(linears)
+    rounding = [module for module in modules if isinstance(module, Fp8Linear)]
+    if len(rounding) == len(modules):
+        return FusedFp8(rounding)
     quantized = [module for module in modules if isinstance(module, QuantizedLinear)]
     if len(quantized) == len(modules) and not kernel.no_kernels(quantized[0].weight_packed.device):
         fused = fuse(quantized)

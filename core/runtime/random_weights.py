@@ -13,7 +13,9 @@ from core.lance.config import LanceConfig
 from core.lance.decoder import target_names
 from core.lance.loading import OUTER, LoadReport, Pipeline, empty_lance, load_tokenizer, put
 from core.quantization.scheme import Scheme
+from core.runtime.fp8_linear import Fp8Linear
 from core.runtime.linear import QuantizedLinear
+from kernels.fp8 import quantize_weight
 from kernels.packing import packed_words
 
 STD = 0.02
@@ -39,9 +41,9 @@ RELEASED = LanceConfig(
 
 def random_linear(
     scheme: Scheme, rows: int, columns: int, bias: torch.Tensor | None, generator: torch.Generator
-) -> QuantizedLinear:
+) -> QuantizedLinear | Fp8Linear:
     """A quantized linear of random codes, zeros and scales on the generator's device, as it would be stored."""
-    device, groups = generator.device, columns // scheme.group_size
+    device, groups = generator.device, columns // scheme.width(columns)
 
     def words(*shape: int) -> torch.Tensor:
         return torch.randint(
@@ -55,6 +57,10 @@ def random_linear(
         scale = (16 * spread).to(torch.float8_e4m3fn)
         divisor = torch.full((1,), 16 * 2.7 / STD, device=device)
         return QuantizedLinear(scheme, packed, scale, None, bias, divisor)
+    if scheme.kind == "fp8":
+        weight = torch.randn(rows, columns, device=device, generator=generator) * STD
+        found = quantize_weight(weight)
+        return Fp8Linear(found.codes, found.scale.unsqueeze(1), bias)
     packed = words(rows, packed_words(columns, scheme.bits))
     zero = None if scheme.symmetric else words(packed_words(rows, scheme.bits), groups)
     # Uniform codes spread by 2**bits / sqrt(12), and as much again where a uniform zero is taken from them.
@@ -68,6 +74,7 @@ def random_pipeline(
     dtype: torch.dtype,
     scheme: Scheme | None = None,
     head: Scheme | None = None,
+    gen: Scheme | None = None,
     seed: int = 0,
 ) -> Pipeline:
     """A Lance of random weights, with the embedded checkpoint's tokenizer and no engine.
@@ -78,11 +85,15 @@ def random_pipeline(
         dtype: of what is not quantized, and of the activations.
         scheme: of the target linears; None leaves them plain.
         head: of the head; None leaves it plain.
+        gen: of the generation expert's target linears, if it is another than ``scheme``.
         seed: of the weights.
     """
     model = empty_lance(config)
     generator = torch.Generator(device).manual_seed(seed)
     schemes = {} if scheme is None else dict.fromkeys(target_names(config.num_layers), scheme)
+    if gen is not None:
+        drawing = [group for group in config.structure.groups() if group.expert == "gen"]
+        schemes |= {name: gen for group in drawing for name in group.linears}
     if head is not None:
         schemes[OUTER[0]] = head
     for name, chosen in schemes.items():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from core.lance.decoder import GEN, DecoderLayer
 from core.lance.model import Lance
-from core.runtime.projections import FusedQuantized, Projection, project
+from core.runtime.projections import FusedFp8, FusedQuantized, Projection, project
 from kernels import decoder_ops
 from kernels.arguments import RowNorm
 from kernels.row import adds, norms
@@ -165,8 +165,13 @@ class Stack:
             expert = self.layers[index][which]
             expert.o(mixed[part], delta[part])
             norm(part, expert.post_norm)
-            expert.gate_up.swiglu(normed[part], active[part])
-            expert.down(active[part], delta[part])
+            if isinstance(expert.gate_up, FusedFp8) and isinstance(expert.down, FusedFp8):
+                # Between the two only codes are kept, half as many bytes as activations.
+                both = expert.gate_up(normed[part], x.new_empty(part.stop - part.start, 2 * self.middle))
+                expert.down.of_swiglu(both, delta[part])
+            else:
+                expert.gate_up.swiglu(normed[part], active[part])
+                expert.down(active[part], delta[part])
             if index + 1 == len(self.layers):
                 norm(part, self.final[which])
                 return

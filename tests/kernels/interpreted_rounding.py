@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
-from core.quantization import gptq, integer, nvfp4
+from core.quantization import fp8, gptq, integer, nvfp4
 from core.quantization.scheme import Scheme
 from kernels import rounding
 
@@ -59,11 +61,12 @@ def test_nvfp4_scales_are_those_of_the_reference() -> None:
     assert torch.equal(found, wanted.scale)
 
 
-@pytest.mark.parametrize("kind", ["asym", "sym", "nvfp4"])
+@pytest.mark.parametrize("kind", ["asym", "sym", "nvfp4", "fp8"])
 def test_compensated_weights_are_those_of_the_reference(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     weight, moments = draw(19, 160)
     scheme = Scheme(4, 32, kind == "sym")
-    grid = nvfp4.plain_grid(weight) if kind == "nvfp4" else integer.plain_grid(weight, scheme)
+    floats = {"nvfp4": nvfp4.plain_grid, "fp8": fp8.plain_grid}
+    grid: gptq.Grid = floats[kind](weight) if kind in floats else integer.plain_grid(weight, scheme)
     wanted = gptq.compensate(weight, moments, grid).weight
     monkeypatch.setattr(gptq, "_by_columns", gptq._by_kernel)
     found = gptq.compensate(weight, moments, grid).weight
@@ -71,3 +74,20 @@ def test_compensated_weights_are_those_of_the_reference(kind: str, monkeypatch: 
     same = (found - wanted).abs().amax(1) < 1e-5
     assert float(same.float().mean()) > 0.8
     assert not torch.equal(found, weight)
+
+
+@triton.jit
+def _round(x, out, COUNT: tl.constexpr):
+    at = tl.arange(0, COUNT)
+    tl.store(out + at, rounding._nearest_e4m3(tl.load(x + at)))
+
+
+def test_e4m3_is_rounded_as_torch_rounds_it() -> None:
+    """All its numbers, what lies half way between two of them, and what lies beside that."""
+    values = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    middles = (values[1:] + values[:-1]) / 2
+    x = torch.cat([values, middles, middles * (1 + 2.0**-20), middles * (1 - 2.0**-20), values * 1.03])[:512]
+    x = torch.cat([x, -x])
+    found = torch.empty_like(x)
+    _round[(1,)](x, found, COUNT=len(x))
+    assert torch.equal(found, x.clamp(-448, 448).to(torch.float8_e4m3fn).float())

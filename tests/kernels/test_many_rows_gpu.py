@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from kernels.config import Config
+from kernels.decoder_ops import swiglu
 from kernels.fp8 import (
     fp8_linear,
-    fp8_linear_reference,
+    multiply_reference,
     quantize_rows,
     quantize_rows_reference,
+    quantize_swiglu,
     quantize_weight,
 )
 from kernels.samples import exact, int4, moved, nvfp4, relative_error
@@ -158,6 +160,16 @@ def test_rows_are_rounded_to_fp8_as_the_reference_does(columns: int) -> None:
     assert same.float().mean() > 0.9999
 
 
+@pytest.mark.parametrize("columns", [208, 2048, 11008])
+def test_gated_rows_are_rounded_to_fp8_as_the_reference_does(columns: int) -> None:
+    both = draw(45, 2 * columns)
+    codes, scale = quantize_swiglu(both)
+    active = swiglu(both, torch.empty(45, columns, dtype=both.dtype, device="cuda"))
+    wanted, wanted_scale = quantize_rows_reference(active)
+    assert torch.allclose(scale, wanted_scale, rtol=1e-6, atol=0)
+    assert (codes.view(torch.uint8) == wanted.view(torch.uint8)).float().mean() > 0.9999
+
+
 @pytest.mark.parametrize(("m", "rows", "columns"), [(300, 512, 2048), (1, 512, 208), (33, 531, 208)])
 def test_an_fp8_product_is_the_reference_s(m: int, rows: int, columns: int) -> None:
     weight = quantize_weight(torch.randn(rows, columns, device="cuda") * 0.02)
@@ -165,4 +177,5 @@ def test_an_fp8_product_is_the_reference_s(m: int, rows: int, columns: int) -> N
     bias = torch.linspace(-2, 2, rows).to("cuda", torch.bfloat16)
     for addend in (None, bias):
         found = fp8_linear(x, weight, addend)
-        assert relative_error(found, fp8_linear_reference(x, weight, addend).double()) < 5e-3
+        wanted = multiply_reference(*quantize_rows_reference(x), weight, addend, x.dtype)
+        assert relative_error(found, wanted.double()) < 5e-3

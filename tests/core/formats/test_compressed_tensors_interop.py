@@ -172,8 +172,8 @@ def test_a_scheme_survives_its_config_and_other_layouts_are_named() -> None:
     rows = Scheme(4, CHANNEL, False)
     assert schemes_of(quantization_config(rows, []), "config.json") == (rows, {})
     assert schemes_of(quantization_config(NVFP4, []), "config.json") == (NVFP4, {})
-    with pytest.raises(CheckpointError, match=r"here/config\.json: format is 'float-quantized'"):
-        schemes_of(config | {"format": "float-quantized"}, "here/config.json")
+    with pytest.raises(CheckpointError, match=r"here/config\.json: format is 'int-quantized'"):
+        schemes_of(config | {"format": "int-quantized"}, "here/config.json")
     with pytest.raises(CheckpointError, match=r"weights\.type is 'int', this version runs 'float'"):
         schemes_of(config | {"format": "nvfp4-pack-quantized"}, "config.json")
     outer = {name: Scheme(8, 64, True) for name in ("language_model.lm_head", "time_embedder.mlp.2")}

@@ -42,10 +42,11 @@ RECIPES = {
     "compact": "[format]\nbits = 4\ngroup = 64\nsymmetric = false\n"
     '[head]\nbits = 8\ngroup = "channel"\nsymmetric = true\n[embedding]\nbits = 4\ngroup = 32\nsymmetric = true\n'
     "[time]\nbits = 8\ngroup = 64\nsymmetric = true\n",
+    "gen-fp8": '[format]\nbits = 4\ngroup = 64\nsymmetric = false\n[gen]\ntype = "fp8"\n',
     "two": '[format]\nbits = 4\ngroup = 32\nsymmetric = false\n[widths]\n"layers.0.*.down" = 5\n"*.gen.qkv" = 3\n',
     "two-sym": '[format]\nbits = 4\ngroup = 32\nsymmetric = true\n[widths]\n"layers.0.*.down" = 8\n',
 }
-ONE_FORMAT = ("bf16", "int4", "nvfp4", "channel", "compact", "two")
+ONE_FORMAT = ("bf16", "int4", "nvfp4", "channel", "compact", "gen-fp8", "two")
 
 
 @pytest.fixture(scope="module")

@@ -154,6 +154,8 @@ def test_what_does_not_fit_is_refused(hf_world: Any, tmp_path: Path) -> None:
     mine = hf_world.calibration("llama")["calibration"]
     with pytest.raises(UsageError, match=r"model\.layers\.0\.self_attn\.q_proj saw 1024 tokens and 13 more"):
         quantize.run(spec | {"recipe": str(greedy), "group": None, "calibration": mine}, hf_world.context)
+    with pytest.raises(UsageError, match=r"int4-fp8: has a format for the generation expert \(\[gen\]\)"):
+        quantize.run(spec | {"recipe": "int4-fp8", "calibration": mine}, hf_world.context)
 
 
 def test_transformers_loads_several_widths_where_they_have_no_zeros(hf_world: Any, tmp_path: Path) -> None:

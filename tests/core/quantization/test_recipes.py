@@ -20,6 +20,7 @@ def test_the_ready_recipes_load_and_say_what_they_do() -> None:
         "int4-best",
         "int4-compact",
         "int4-fast",
+        "int4-fp8",
         "int4-minmax",
         "int4-refined",
         "int5",
@@ -79,6 +80,37 @@ def test_nvfp4_has_a_group_of_its_own_and_needs_no_calibration() -> None:
     assert recipe.with_group(16) == recipe
     with pytest.raises(UsageError, match="nvfp4 has four bits and groups of 16"):
         recipe.with_group(32)
+
+
+def test_the_generation_expert_may_have_a_format_of_its_own(tmp_path: Path) -> None:
+    recipe = recipes.load("int4-fp8")
+    assert (recipe.label, recipe.variant_suffix) == ("int4 asym g64 + fp8", "int4-fp8-g64")
+    und, gen = (group("down", "down_proj", expert=expert) for expert in ("und", "gen"))
+    other = recipe.with_group(128)
+    assert [other.scheme_of(found).label for found in (und, gen)] == ["int4 asym g128", "fp8"]
+    path = tmp_path / "mine.toml"
+    path.write_text(other.text)
+    assert recipes.load(str(path)) == other
+    path.write_text(recipe.text.replace('type = "fp8"', "bits = 5\ngroup = 32\nsymmetric = true"))
+    assert recipes.load(str(path)).scheme_of(gen).label == "int5 sym g32"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('type = "fp8"', 'type = "fp4"', r"gen\.type has 'fp4'; there are int, nvfp4, fp8"),
+        ('type = "fp8"', 'type = "fp8"\nbits = 8', r"unknown key gen of type fp8\.bits; there are type"),
+        ("[gen]", "[mixed]\nbits = [3, 4]\nbudget = 4.3\n[gen]", r"has both gen and mixed"),
+        ("[gen]", "[refine]\nsteps = 3\n[gen]", r"has refine, but gradients do not pass"),
+    ],
+)
+def test_a_format_that_the_generation_expert_cannot_have_is_named(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(recipes.load("int4-fp8").text.replace(old, new, 1))
+    with pytest.raises(UsageError, match=message):
+        recipes.load(str(path))
 
 
 def group(kind: str, *linears: str, layer: int = 0, expert: str = "und") -> Any:

@@ -10,6 +10,7 @@ import torch
 from core.demo import CHECKPOINT
 from core.lance.config import LanceConfig
 from core.runtime import bench_job, benchmark
+from core.runtime.fp8_linear import Fp8Linear
 from core.runtime.linear import QuantizedLinear
 from core.runtime.random_weights import random_pipeline
 
@@ -29,18 +30,23 @@ def test_each_format_is_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> 
         + 3 * CONFIG.hidden_size * CONFIG.intermediate_size
     )  # fmt: skip
     plain = sum(p.nbytes for p in random_pipeline(CONFIG, CPU, torch.bfloat16).model.parameters()) / 1e9
-    bits = {"bf16": 16.0, "nvfp4": 4.5}.get(name, 4 + 20 / 64)
+    int4 = 4 + 20 / 64
+    bits = {"bf16": 16.0, "nvfp4": 4.5, "int4-g64+fp8-gen": (int4 + 8) / 2}.get(name, int4)
     head = CONFIG.vocab_size * CONFIG.hidden_size * (2 - 1 - 2 / 64) if "head" in name else 0.0
     wanted = plain - layer * (16 - bits) / 8e9 - head / 1e9
+    if "fp8" in name:
+        heads = (CONFIG.num_heads + 2 * CONFIG.num_kv_heads) * CONFIG.head_dim
+        rows = heads + 2 * CONFIG.hidden_size + 2 * CONFIG.intermediate_size
+        wanted += 4 * CONFIG.num_layers * rows / 1e9  # a scale each
     assert figures["stored weights"] == pytest.approx(wanted, rel=1e-3)
 
 
 def test_random_weights_have_the_spread_of_plain_ones() -> None:
-    for scheme, head in benchmark.FORMATS.values():
-        model = random_pipeline(CONFIG, CPU, torch.bfloat16, scheme, head).model
+    for scheme, head, gen in benchmark.FORMATS.values():
+        model = random_pipeline(CONFIG, CPU, torch.bfloat16, scheme, head, gen).model
         for module in model.modules():
-            if isinstance(module, QuantizedLinear):
-                weight = module.weight().float()
+            if isinstance(module, QuantizedLinear | Fp8Linear):
+                weight = module.parts.dense() if isinstance(module, Fp8Linear) else module.weight().float()
                 assert weight.isfinite().all() and 0.01 < float(weight.std()) < 0.04, module.scheme.label
 
 

@@ -24,6 +24,7 @@ OUTER = (
 RECIPES = {
     "int4": 'name = "int4"\n[format]\nbits = 4\ngroup = 64\nsymmetric = false\n',
     "int4-compact": 'name = "small"\n[format]\nbits = 4\ngroup = 32\nsymmetric = true\n' + OUTER,
+    "int4-fp8": 'name = "pictures"\n[format]\nbits = 4\ngroup = 64\nsymmetric = false\n[gen]\ntype = "fp8"\n',
     "nvfp4": 'name = "float"\n[format]\ntype = "nvfp4"\n',
 }
 
@@ -98,7 +99,8 @@ def test_velocities(pipelines: tuple[Any, Any, Any]) -> None:
 
 
 def test_the_record_says_so_and_memory_is_the_files(variant: Path, pipelines: tuple[Any, Any, Any]) -> None:
-    assert enforcement(pipelines[0]).kernel_path == "triton"
+    found = enforcement(pipelines[0])
+    assert found.kernel_path == ("scaled-mm + triton" if "fp8" in found.scheme else "triton")
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     pipeline = load_model(variant, "cuda", torch.bfloat16)
