@@ -29,6 +29,7 @@ from core.quantization.fit import outer_formats
 from core.quantization.inputs import CalibrationInputs, open_streams
 from core.quantization.layer import FindInputs
 from core.quantization.pipeline import Accounting, plan, quantize
+from core.quantization.recipe import Recipe
 from core.quantization.request import Request, extent_of, look_up
 from core.quantization.sensitivity_results import stored
 from core.quantization.unfinished import job_fingerprint, unfinished
@@ -98,6 +99,7 @@ def run(spec: dict[str, Any], context: JobContext) -> dict[str, Any]:
         fingerprint=variant.fingerprint,
         details={
             "scheme": request.recipe.scheme.to_json(),
+            **_gen(request.recipe),
             "recipe_fingerprint": request.recipe.fingerprint,
             "calibration": None if request.calibration is None else request.calibration[1].name,
             "calibration_fingerprint": calibration,
@@ -232,6 +234,7 @@ def _provenance(
         "recipe": recipe.name,
         "recipe_fingerprint": recipe.fingerprint,
         "scheme": recipe.scheme.to_json(),
+        **_gen(recipe),
         "bits": request.plan.bits_per_weight,
         "size_bytes": written.size_bytes,
         "calibration": None
@@ -242,6 +245,10 @@ def _provenance(
         "versions": {key: versions()[key] for key in ("lance-workbench", "torch", "safetensors")},
         "linears": records,
     }
+
+
+def _gen(recipe: Recipe) -> dict[str, Any]:
+    return {} if recipe.gen is None else {"gen": recipe.gen.to_json()}
 
 
 def summarise(accounting: Accounting) -> dict[str, Any]:

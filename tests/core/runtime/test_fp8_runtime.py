@@ -60,6 +60,8 @@ def test_the_generation_expert_is_fp8_and_the_other_int4(variant: Path, pipeline
     assert sorted(fp8_linears(pipeline)) == sorted(GEN)
     card = (variant / "README.md").read_text()
     assert "`pack-quantized` and `float-quantized`" in card and "int4 asym g32 + fp8" in card
+    record = json.loads((variant / "lance_workbench.json").read_text())
+    assert (record["scheme"]["bits"], record["gen"]) == (4, FP8.to_json())
     assert verify(variant).problems == []
 
 
