@@ -8,13 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.checkpoints.describe import CONFIG_FILE, HF_CONFIG_FILE, family_of
-from core.checkpoints.source import TensorSource
+from core.checkpoints.source import FLOAT8, FLOATS, TensorSource
 from core.errors import CheckpointError
-from core.formats.compressed_tensors import FP8_CODES
 from core.quantization.groups import LINEARS, Structure
-
-FLOATS = ("F32", "F16", "BF16", "F64")
-"""safetensors dtype names of numbers that are weights as they stand; codes of 8 bits are not, without their scales."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ def packed_weights(source: TensorSource) -> set[str]:
     """The weights that a variant stores as codes."""
     names = list(source.keys())
     packed = {name.removesuffix("_packed") for name in names if name.endswith(".weight_packed")}
-    return packed | {name for name in names if source.dtype(name) == FP8_CODES and f"{name}_scale" in source}
+    return packed | {name for name in names if source.dtype(name) == FLOAT8 and f"{name}_scale" in source}
 
 
 def structure_of(folder: Path) -> Structure:

@@ -27,6 +27,12 @@ DTYPE_BYTES = {
 }  # fmt: skip
 """Bytes an element takes, by the dtype names of the safetensors format."""
 
+FLOATS = ("F32", "F16", "BF16", "F64")
+"""Of numbers that are weights as they stand."""
+
+FLOAT8 = "F8_E4M3"
+"""Of codes that are weights only with their scales."""
+
 
 @dataclass(frozen=True)
 class TensorEntry:

@@ -62,8 +62,6 @@ _BY_TOKEN = {
 
 CODES = "weight"
 """FP8's codes, under the name of the weight that they stand for."""
-FP8_CODES = "F8_E4M3"
-"""safetensors' name of their dtype."""
 
 PACKED, SCALE, ZERO, SHAPE = "weight_packed", "weight_scale", "weight_zero_point", "weight_shape"
 GLOBAL_SCALE = "weight_global_scale"

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from core.checkpoints.describe import CheckpointInfo
-from core.checkpoints.layout import FLOATS
 from core.checkpoints.resolve import VAE_FILES, VISION_FOLDER, companion
-from core.checkpoints.source import TensorSource
+from core.checkpoints.source import FLOATS, TensorSource
 from core.errors import CheckpointError
 from core.formats.compressed_tensors import PACKED, tensor_keys
 from core.lance.config import LanceConfig

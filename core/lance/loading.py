@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from core.checkpoints.describe import DEFAULTS, TOKENIZER_FILES, own_record
-from core.checkpoints.layout import FLOATS
 from core.checkpoints.resolve import VAE_FILES, VISION_FOLDER, companion
-from core.checkpoints.source import TensorSource
+from core.checkpoints.source import FLOATS, TensorSource
 from core.errors import CheckpointError
 from core.lance.cache import KVCache
 from core.lance.config import LanceConfig

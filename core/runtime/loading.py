@@ -7,11 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core.checkpoints.source import TensorSource
+from core.checkpoints.source import FLOAT8, TensorSource
 from core.errors import CheckpointError
 from core.formats.compressed_tensors import (
     CODES,
-    FP8_CODES,
     GLOBAL_SCALE,
     PACKED,
     SCALE,
@@ -82,7 +81,7 @@ def quantized_factory(
     ) -> tuple[nn.Module, set[str]] | None:
         scheme = schemes[1].get(name, schemes[0])
         if scheme.kind == "fp8":
-            coded = f"{name}.{SCALE}" in source or source.dtype(f"{name}.{CODES}") == FP8_CODES
+            coded = f"{name}.{SCALE}" in source or source.dtype(f"{name}.{CODES}") == FLOAT8
         else:
             coded = f"{name}.{PACKED}" in source
         if not coded:
