@@ -78,12 +78,25 @@ def quantize_rows_reference(x: Tensor) -> tuple[Tensor, Tensor]:
     return to_codes(x, scale.unsqueeze(1)), scale
 
 
+def round_rows(x: Tensor) -> Tensor:
+    """``x`` [..., K] as it is worth once ``quantize_rows`` has rounded it, in its dtype."""
+    codes, scale = quantize_rows_reference(x.reshape(-1, x.shape[-1]))
+    return (to_float(codes) * scale.unsqueeze(1)).to(x.dtype).view(x.shape)
+
+
+def in_one_launch(device: torch.device) -> bool:
+    """Whether Triton can round to E4M3 on ``device``: an NVIDIA GPU of compute capability 8.9 or newer."""
+    if device.type != "cuda" or not importlib.util.find_spec("triton"):
+        return False
+    return capability(device) >= (8, 9)
+
+
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Each row of ``x`` [M, K] as float8_e4m3fn [M, K] times float32 [M], the row's largest magnitude / 448.
 
-    One launch on an NVIDIA GPU with Triton; pure torch elsewhere.
+    One launch where ``in_one_launch``; pure torch elsewhere.
     """
-    if x.is_cuda and importlib.util.find_spec("triton") and x.numel():
+    if x.numel() and in_one_launch(x.device):
         from kernels.fp8_triton import launch_quantize_rows
 
         return launch_quantize_rows(x)
@@ -93,9 +106,9 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 def quantize_swiglu(gate_up: Tensor) -> tuple[Tensor, Tensor]:
     """``quantize_rows`` of ``decoder_ops.swiglu``: of ``silu(gate) * up`` for fused rows [M, 2 K], gate first.
 
-    One launch on an NVIDIA GPU with Triton, which neither writes nor reads the product itself.
+    One launch where ``in_one_launch``, which neither writes nor reads the product itself.
     """
-    if gate_up.is_cuda and importlib.util.find_spec("triton") and gate_up.numel():
+    if gate_up.numel() and in_one_launch(gate_up.device):
         from kernels.fp8_triton import launch_quantize_swiglu
 
         return launch_quantize_swiglu(gate_up)
@@ -110,16 +123,25 @@ def quantize_weight(weight: Tensor) -> Fp8Weight:
 def concatenate(weights: Sequence[Fp8Weight]) -> Fp8Weight:
     """Weights [N, K] of the same K as one, their rows behind one another."""
     codes = torch.cat([weight.codes.view(torch.uint8) for weight in weights]).view(torch.float8_e4m3fn)
-    return Fp8Weight(codes, torch.cat([weight.scale for weight in weights]))
+    wide = [weight.wide for weight in weights if weight.wide is not None]
+    scale = torch.cat([weight.scale for weight in weights])
+    return Fp8Weight(codes, scale, torch.cat(wide) if len(wide) == len(weights) else None)
 
 
-def unsupported(weight: Fp8Weight) -> str | None:
-    """Why no FP8 matrix units can multiply by ``weight`` where it is, or None."""
-    device = weight.codes.device
+def no_units(device: torch.device) -> str | None:
+    """Why ``device`` has no FP8 matrix units that take a scale a row, or None."""
     if device.type != "cuda" or torch.version.hip:
         return f"row-wise FP8 products are NVIDIA's, not {device.type}'s"
     if capability(device) < (9, 0):
         return f"{torch.cuda.get_device_name(device)} is older than compute capability 9.0"
+    return None
+
+
+def unsupported(weight: Fp8Weight) -> str | None:
+    """Why no FP8 matrix units can multiply by ``weight`` where it is, or None."""
+    reason = no_units(weight.codes.device)
+    if reason is not None:
+        return reason
     if any(size % 16 for size in weight.shape):
         return f"{list(weight.shape)} is not in multiples of 16"
     return None

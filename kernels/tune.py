@@ -139,13 +139,16 @@ def try_all(formats: list[str], cases: list[Case]) -> dict[Trial, str]:
         for case in cases
         for m in case.ms
         for config in candidates(m, case.rows, case.columns, processors)
-        if not case.gated or _can_gate(config)
+        if not case.gated or _can_gate(config, m)
     }
     return failures(attempt, list(wanted), os.cpu_count() or 1, PATIENCE)
 
 
-def _can_gate(config: Config) -> bool:
-    return (config.kernel in ("direct", "matmul") or config.wide) and config.splits == 1
+def _can_gate(config: Config, m: int) -> bool:
+    """Whether ``linear_swiglu`` of ``m`` rows of activations would run in this configuration."""
+    if m >= LEAST_WIDE_ROWS:
+        return config.wide
+    return config.kernel in ("direct", "matmul") and config.splits == 1
 
 
 def tune_case(
@@ -171,7 +174,7 @@ def tune_case(
 
         found: list[tuple[float, Config]] = []
         for config in candidates(m, rows, columns, processors):
-            if case.gated and not _can_gate(config):
+            if case.gated and not _can_gate(config, m):
                 continue
             if case.trial(format, config) in failed:
                 continue
@@ -209,8 +212,9 @@ def tune(
     versions = {"torch": torch.__version__, "triton": triton.__version__}
     name = torch.cuda.get_device_name()
     cases = [Case(key, *shape, ms, False) for key, shape in SHAPES.items()]
-    gated = tuple(m for m in ms if m <= MOST_GATED_ROWS or m >= LEAST_WIDE_ROWS)
-    cases.append(Case("gate_up gated", *SHAPES["gate_up"], gated, True))
+    gated = {m for m in ms if m <= MOST_GATED_ROWS or m >= LEAST_WIDE_ROWS}
+    gated |= {LEAST_WIDE_ROWS} if min(ms) <= LEAST_WIDE_ROWS <= max(ms) else set()
+    cases.append(Case("gate_up gated", *SHAPES["gate_up"], tuple(sorted(gated)), True))
     failed = try_all(formats, cases)
     for trial, reason in failed.items():
         print(f"left out: {trial.format} {trial.config.label}: {reason}", flush=True)

@@ -32,11 +32,11 @@ class Layout:
 
         Args:
             source: the files.
-            packed: weights that are stored as codes, under names of their own; those are not looked at.
+            packed: weights that are stored as codes. Those under names of their own are not looked at.
         """
         bundled = any(self.optional.match(name) for name in source.keys())  # noqa: SIM118 - not a dict
         for name, shape in self.shapes.items():
-            if name in packed:
+            if name in packed and name not in source:
                 continue
             if name not in source:
                 if bundled or not self.optional.match(name):
@@ -46,7 +46,7 @@ class Layout:
                     f"{source.entry(name).file}: {name} has shape {list(source.shape(name))}, "
                     f"wanted {list(shape)} by {self.config_file}"
                 )
-            elif source.dtype(name) not in FLOATS:
+            elif source.dtype(name) not in FLOATS and name not in packed:
                 yield (
                     f"{source.entry(name).file}: {name} is stored as {source.dtype(name)}, "
                     f"wanted {', '.join(FLOATS)}; fetch it again"

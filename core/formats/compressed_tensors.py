@@ -60,6 +60,8 @@ _BY_TOKEN = {
 }
 """FP8's activations."""
 
+_FOR_GENERATION = "this version runs that for the linears of a Lance's generation expert only"
+
 CODES = "weight"
 """FP8's codes, under the name of the weight that they stand for."""
 
@@ -188,8 +190,12 @@ def schemes_of(config: dict[str, Any], place: str) -> tuple[Scheme, dict[str, Sc
                     raise CheckpointError(
                         f"{place}: quantizes {name} in a way of its own, this version cannot run that"
                     )
+                if scheme == FP8 and "_moe_gen" not in name:
+                    raise CheckpointError(f"{place}: {name} is float-quantized, {_FOR_GENERATION}")
                 if own.setdefault(name, scheme) != scheme:
                     raise CheckpointError(f"{place}: quantizes {name} in two ways, wanted one")
+        if schemes[0] == FP8 and groups[0]["targets"] == ["Linear"]:
+            raise CheckpointError(f"{place}: all linears are float-quantized, {_FOR_GENERATION}")
         return schemes[0], own
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{place}: quantization_config is damaged ({error!r})") from error
@@ -209,15 +215,16 @@ def _scheme(group: dict[str, Any], layout: str, place: str) -> Scheme:
         if value != right:
             raise CheckpointError(f"{place}: {key} is {value!r}, this version runs {right!r}")
     inputs, outputs = group.get("input_activations"), group.get("output_activations")
-    if kind == "fp8":
-        if not inputs or any(inputs.get(key) != value for key, value in _BY_TOKEN.items()) or outputs:
+    if kind == "fp8" and not outputs:
+        if not inputs or any(inputs.get(key) != value for key, value in _BY_TOKEN.items()):
             raise CheckpointError(
-                f"{place}: quantizes activations as {inputs or outputs}, this version runs float-quantized weights "
-                "with inputs of 8 bits rounded by token as they come"
+                f"{place}: quantizes inputs of float-quantized weights as {inputs}, this version rounds them to 8 bits "
+                "by token as they come"
             )
-        if (weights["num_bits"], weights["symmetric"]) != (8, True):
+        found = (weights["num_bits"], weights["symmetric"])
+        if found != (8, True):
             raise CheckpointError(
-                f"{place}: float-quantized with {weights['num_bits']} bits, wanted 8, symmetric"
+                f"{place}: float-quantized has (num_bits, symmetric) of {found}, wanted (8, True)"
             )
         return FP8
     if inputs or outputs:

@@ -83,7 +83,7 @@ def search(
         duo: also weigh activations against weights.
         effective: from a wanted scale to the one that the fold realises (a folded norm is rounded).
     """
-    loss = BlockLoss(block, weights, inputs)
+    loss = BlockLoss(block, weights, inputs, rounding.seen)
 
     def value_of(s: Tensor, rounding: Rounding) -> Tensor:
         scaled = [scale_columns(w, s) for w in weights]

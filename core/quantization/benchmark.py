@@ -37,6 +37,7 @@ from core.host_memory import HostMemory
 from core.lance.loading import VISION_PREFIX
 from core.lance.roles import Role
 from core.quantization import recipe as recipes
+from core.quantization.fit import formats
 from core.quantization.inputs import CalibrationInputs, open_streams
 from core.quantization.pipeline import plan, quantize
 from core.quantization.recipe import Recipe
@@ -250,11 +251,11 @@ def measure(folder: Path, output: Path, recipe: Recipe, device: torch.device, ro
 def _layer_bytes(source: TensorSource, layout: Layout, recipe: Recipe) -> int:
     """Stored bytes of one layer."""
     total = 0
-    targets = {f"{name}.weight" for name in layout.structure.target_linears()}
+    schemes = {f"{name}.weight": scheme for name, scheme in formats(layout.structure, recipe).items()}
     for name, entry in source.entries.items():
         if layout.structure.layer_of(name) == 0:
             rows, columns = (*entry.shape, 1)[:2]
-            total += recipe.scheme.nbytes((rows, columns)) if name in targets else 2 * rows * columns
+            total += schemes[name].nbytes((rows, columns)) if name in schemes else 2 * rows * columns
     return total
 
 

@@ -85,10 +85,14 @@ def work_of(group: LinearGroup, layout: Layout, recipe: Recipe, sequence_tokens:
 
 def estimate(layout: Layout, recipe: Recipe, device: torch.device, sequence_tokens: int = 0) -> float:
     """Seconds that quantizing would take on ``device``, which is probed for about a second."""
-    total = Work()
+    # Widths of one format take about as long as each other.
+    total: dict[str, Work] = {}
+    schemes: dict[str, Scheme] = {}
     for group in layout.structure.groups():
-        total += work_of(group, layout, recipe, sequence_tokens)
-    return total.at(probe(recipe.scheme, device))
+        scheme = recipe.scheme_of(group)
+        schemes.setdefault(scheme.kind, scheme)
+        total[scheme.kind] = total.get(scheme.kind, Work()) + work_of(group, layout, recipe, sequence_tokens)
+    return sum(work.at(probe(schemes[kind], device)) for kind, work in total.items())
 
 
 @torch.inference_mode()

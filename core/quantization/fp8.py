@@ -1,7 +1,8 @@
 """The FP8 quantizer: E4M3 codes with a float32 scale per row (output channel).
 
-Activations are rounded to E4M3 too when the weight runs (``kernels.fp8``), which no step here sees: as their rows have
-scales of their own, found anew each time, there is nothing about them to choose.
+Activations are rounded to E4M3 too when the weight runs (``kernels.fp8``). Their rows have scales of their own, found
+anew each time, so there is nothing about them to choose. Losses count what it costs (``Rounding.seen``); the hidden
+states that ``streams`` carries along do not.
 """
 
 from __future__ import annotations

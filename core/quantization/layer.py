@@ -30,7 +30,7 @@ from core.quantization.streams import Corrected, Streams
 from core.quantization.values import ValueFold, search_values
 
 STORED = torch.bfloat16
-"""dtype of everything in a variant that is not packed codes."""
+"""dtype of everything in a variant but codes and FP8's scales."""
 
 FindInputs = Callable[[LinearGroup], Inputs | None]
 """What a group's input looks like; None where the calibration does not know enough of it."""
@@ -305,7 +305,7 @@ class _Expert:
             seen = inputs.over(choice.scale)
             found = None if correct is None else correct(group, weights, choice.scale, seen)
             weights = weights if found is None else found.weights
-            loss = BlockLoss(self._block(group), weights, seen)
+            loss = BlockLoss(self._block(group), weights, seen, rounding.seen)
             curvature = None if found is None else found.curvature
             rounded = round_best(weights, seen, loss, rounding, self.recipe.gptq, curvature)
             mode = choice.mode
@@ -327,7 +327,9 @@ class _Expert:
                     damping=rounded.damping,
                     shrinkage=rounded.shrinkage,
                     weight_sqnr=decibels(weight_noise(weight, runs)),
-                    output_sqnr=None if seen is None else decibels(output_noise(weight, runs, seen)),
+                    output_sqnr=None
+                    if seen is None
+                    else decibels(output_noise(weight, runs, seen, rounding.seen)),
                     correction=None if found is None else found.share,
                 )
             )

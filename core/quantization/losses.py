@@ -111,11 +111,24 @@ class BlockLoss:
     """Relative squared disturbance of a block's outputs: mean over outputs, weighed over buckets of rows.
 
     Each bucket is measured against its own energy, so tokens with large activations do not drown the others.
+
+    Args:
+        block: from weights and rows to outputs.
+        weights: undisturbed.
+        inputs: the rows.
+        seen: what rounded weights are given in place of the rows, where their format rounds activations too.
     """
 
-    def __init__(self, block: Block, weights: Sequence[Tensor], inputs: Inputs) -> None:
+    def __init__(
+        self,
+        block: Block,
+        weights: Sequence[Tensor],
+        inputs: Inputs,
+        seen: Callable[[Tensor], Tensor] = lambda rows: rows,
+    ) -> None:
         self._block = block
         self._inputs = inputs
+        self._seen = seen
         self._reference = block(weights, inputs.rows)
         self._energy = [self._per_bucket(part).clamp(min=1e-30) for part in self._reference]
 
@@ -127,7 +140,7 @@ class BlockLoss:
         """The loss of running ``weights`` (already scaled by ``scale`` and rounded) on the rows over ``scale``:
         float64 [] on the device, which nothing has to wait for.
         """
-        parts = self._block(weights, self._inputs.rows / scale)
+        parts = self._block(weights, self._seen(self._inputs.rows / scale))
         shares = [
             self._per_bucket(part - reference) / energy
             for part, reference, energy in zip(parts, self._reference, self._energy, strict=True)

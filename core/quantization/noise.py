@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -25,11 +25,13 @@ def weight_noise(weight: Tensor, runs: Tensor) -> float:
     return (noise / max(signal, 1e-30)) ** 2
 
 
-def output_noise(weight: Tensor, runs: Tensor, inputs: Inputs) -> float:
+def output_noise(
+    weight: Tensor, runs: Tensor, inputs: Inputs, seen: Callable[[Tensor], Tensor] = lambda rows: rows
+) -> float:
     """The energy of what rounding changes in the outputs of a linear on the calibration's rows, as a share of that of
-    the outputs; buckets of rows are weighed as in every other loss.
+    the outputs; buckets of rows are weighed, and ``seen`` is, as in every other loss.
     """
-    return BlockLoss(linear_block, [weight], inputs)([runs], inputs.mean_abs.new_ones(weight.shape[1]))
+    return BlockLoss(linear_block, [weight], inputs, seen)([runs], inputs.mean_abs.new_ones(weight.shape[1]))
 
 
 def pooled(ratios: Iterable[float | None]) -> float | None:

@@ -15,6 +15,7 @@ from core.quantization.gptq import Curvature, compensate
 from core.quantization.losses import BlockLoss, Inputs
 from core.quantization.recipe import GptqStep
 from core.quantization.scheme import Scheme
+from kernels.fp8 import round_rows
 
 Grid = integer.IntegerGrid | nvfp4.Nvfp4Grid | fp8.Fp8Grid
 """The values a weight may take; ``encode`` rounds a whole weight to it, ``nearest`` a column, to the same bits."""
@@ -50,6 +51,10 @@ class Rounding:
         if self.searched:
             return integer.searched_grid(stacked, importance, self.scheme, self.scale_dtype)
         return integer.plain_grid(stacked, self.scheme, self.scale_dtype)
+
+    def seen(self, rows: Tensor) -> Tensor:
+        """What linears in this format make of the rows float32 [n, K] that they are given."""
+        return round_rows(rows) if self.scheme.kind == "fp8" else rows
 
     def roundtrip(self, weights: Sequence[Tensor], importance: Tensor) -> list[Tensor]:
         """What a group's ``weights`` [N, K] each become when stored and read back, as float32."""

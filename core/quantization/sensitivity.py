@@ -29,8 +29,9 @@ from core.quantization.noise import pooled
 from core.quantization.pipeline import quantize
 from core.quantization.recipe import GptqStep, RangesStep, Recipe
 from core.quantization.rounding import Rounding
+from core.quantization.scheme import FP8
 from core.quantization.streams import Streams
-from core.quantization.trial import Trial, replaced
+from core.quantization.trial import Trial, given, replaced
 
 Found = TypeVar("Found", bound=FindInputs)
 
@@ -102,12 +103,14 @@ def measure_steps(
     records: list[LinearRecord] = []
     for step, partial in stages(recipe):
         told(step)
-        trial = Trial(model, layout.structure, formats(layout.structure, partial))
+        schemes = formats(layout.structure, partial)
+        trial = Trial(model, layout.structure, schemes)
         inputs = find_inputs(partial)
         streams = open_streams(partial, inputs)
         done = quantize(source, layout, partial, inputs, tokens, trial.write, device, streams=streams)
         records = done.records
-        found.append(StepResult(step, _scores(divergences)))
+        with given(model, [name for name, scheme in schemes.items() if scheme == FP8], Rounding(FP8).seen):
+            found.append(StepResult(step, _scores(divergences)))
     return found, records
 
 
@@ -135,7 +138,8 @@ def measure_groups(
         names = [f"{name}.weight" for name in group.linears]
         device = inputs.rows.device
         weights = [model.get_parameter(name).data.to(device, torch.float32) for name in names]
-        loss = BlockLoss(linear_block, weights, inputs)
+        seen = Rounding(recipe.scheme_of(group)).seen
+        loss = BlockLoss(linear_block, weights, inputs, seen)
         one = torch.ones_like(inputs.mean_abs)
         tried: dict[int, list[Tensor]] = {}
         for bits in candidates(group, recipe):
@@ -143,7 +147,10 @@ def measure_groups(
             rounding = Rounding(scheme, searched=True, weighed=True, scale_dtype=STORED)
             tried[bits] = rounding.roundtrip(weights, inputs.mean_sq)
         narrowest = min(tried)
-        with replaced(model, dict(zip(names, tried[narrowest], strict=True))):
+        with (
+            replaced(model, dict(zip(names, tried[narrowest], strict=True))),
+            given(model, group.linears, seen),
+        ):
             measured = {one.score: reached(one.measure()) for one in divergences}
         found.append(
             GroupResult(

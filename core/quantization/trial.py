@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,18 @@ def replaced(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
     finally:
         for name, parameter in parameters.items():
             parameter.data = kept[name]
+
+
+@contextlib.contextmanager
+def given(model: nn.Module, linears: Iterable[str], seen: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Give these linears ``seen`` of their inputs in place of these for the length of a ``with``."""
+    modules = [model.get_submodule(name) for name in linears]
+    hooks = [module.register_forward_pre_hook(lambda _, inputs: (seen(inputs[0]),)) for module in modules]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def parameters(unit: Mapping[str, Tensor], schemes: Mapping[str, Scheme]) -> Iterator[tuple[str, Tensor]]:

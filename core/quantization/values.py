@@ -94,7 +94,7 @@ def search_values(
         return torch.stack(parts).mean(0)
 
     rounding = {e: rounding_of(o[e]) for e in experts}
-    losses = {e: BlockLoss(linear_block, [weights[e]], inputs[e]) for e in experts}
+    losses = {e: BlockLoss(linear_block, [weights[e]], inputs[e], rounding[e].seen) for e in experts}
 
     def value_of(expert: Expert, s: Tensor, rounding: Rounding) -> float:
         scaled = scale_columns(weights[expert], s)

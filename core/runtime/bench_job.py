@@ -21,6 +21,7 @@ from core.runtime import benchmark
 from core.runtime.benchmark import FORMATS, Measurement
 from core.runtime.check import enforcement
 from core.runtime.device import pick_device, pick_dtype
+from core.runtime.fp8_linear import fp8_path
 from core.runtime.loading import load_model
 from core.runtime.memory import free_bytes, held_bytes
 from core.runtime.random_weights import RELEASED
@@ -220,7 +221,9 @@ def _random(name: str, device: torch.device) -> _Run:
         yield from _compared(benchmark.measure(RELEASED, name, device), name)
         benchmark.free(device)
 
-    path = "torch" if scheme is None else "triton" if gen is None else "scaled-mm + triton"
+    path = "torch" if scheme is None else "triton"
+    if gen is not None:
+        path = " + ".join(sorted((path, fp8_path(device))))
     return _Run(fields, take, facts={"kernel_path": path})
 
 

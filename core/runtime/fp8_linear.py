@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from core.errors import CheckpointError
@@ -12,6 +13,13 @@ from core.quantization.scheme import FP8, Scheme
 from kernels import fp8
 from kernels import linear as kernel
 from kernels.fp8 import Fp8Weight
+
+
+def fp8_path(device: torch.device, reason: str | None = None) -> str:
+    """Name of the implementation that runs FP8 on ``device``; ``reason``: why only the reference can, if so."""
+    if reason is not None or fp8.no_units(device) is not None:
+        return f"{kernel.REFERENCE}:{device.type}"
+    return "scaled-mm"
 
 
 class Fp8Linear(nn.Module):
@@ -73,9 +81,7 @@ class Fp8Linear(nn.Module):
     @property
     def path(self) -> str:
         """Name of the implementation that runs, for records."""
-        if fp8.unsupported(self.parts) is not None:
-            return f"{kernel.REFERENCE}:{self.weight.device.type}"
-        return "scaled-mm"
+        return fp8_path(self.weight.device, fp8.unsupported(self.parts))
 
     @property
     def nbytes(self) -> int:

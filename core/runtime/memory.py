@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from core.checkpoints.describe import CheckpointInfo
 from core.checkpoints.resolve import VISION_FOLDER, companion
-from core.checkpoints.source import TensorSource
+from core.checkpoints.source import FLOATS, TensorSource
 from core.errors import WorkbenchError
 from core.lance.loading import IGNORED, VISION_PREFIX
 from core.runtime.fp8_linear import Fp8Linear
@@ -34,8 +34,7 @@ def weight_bytes(info: CheckpointInfo, dtype: torch.dtype) -> int:
     for name, entry in entries.items():
         if name in IGNORED:
             continue
-        floating = entry.dtype in ("F64", "F32", "F16", "BF16")
-        total += math.prod(entry.shape) * dtype.itemsize if floating else entry.nbytes
+        total += math.prod(entry.shape) * dtype.itemsize if entry.dtype in FLOATS else entry.nbytes
     return total
 
 

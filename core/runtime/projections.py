@@ -134,6 +134,7 @@ class FusedFp8:
             stop = start + module.out_features
             module.weight = self.weight.codes[start:stop]
             module.weight_scale = self.weight.scale[start:stop].unsqueeze(1)
+            module.wide = None if self.weight.wide is None else self.weight.wide[start:stop]
             start = stop
         biases = [
             module.weight_scale.new_zeros(module.out_features, dtype=torch.bfloat16) if bias is None else bias

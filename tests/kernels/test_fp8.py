@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from kernels import fp8
 from kernels.fp8 import fp8_linear, quantize_rows, quantize_weight, unsupported
 from kernels.samples import relative_error
 
@@ -49,6 +52,31 @@ def test_a_linear_is_close_to_the_exact_one_and_closer_to_its_own_weights() -> N
 def test_activations_of_another_width_are_refused() -> None:
     with pytest.raises(ValueError, match=r"activations \[2, 32\] do not fit a weight \[6, 64\]"):
         fp8_linear(draw(2, 32), quantize_weight(draw(6, 64)))
+
+
+@pytest.mark.parametrize(("found", "once"), [((8, 6), False), ((8, 9), True), ((9, 0), True)])
+def test_gpus_without_e4m3_round_in_pure_torch(
+    found: tuple[int, int], once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton compiles no conversion to it for an A100."""
+    pytest.importorskip("triton", reason="needs the extra 'triton'")
+    monkeypatch.setattr(fp8, "capability", lambda device: found)
+    assert fp8.in_one_launch(torch.device("cuda")) == once
+    assert not fp8.in_one_launch(torch.device("cpu"))
+
+
+def test_fused_weights_keep_their_wide_codes_if_all_have_them() -> None:
+    parts = [quantize_weight(draw(rows, 32, rows)) for rows in (6, 4)]
+    assert fp8.concatenate(parts).wide is None
+    held = fp8.concatenate([replace(part, wide=fp8.to_float(part.codes)) for part in parts])
+    assert held.wide is not None and torch.equal(held.wide, fp8.to_float(held.codes))
+    assert torch.equal(held.dense(), torch.cat([part.dense() for part in parts]))
+
+
+def test_rounded_rows_are_worth_what_is_multiplied() -> None:
+    x = draw(6, 48).view(2, 3, 48)
+    codes, scale = quantize_rows(x.view(6, 48))
+    assert torch.equal(fp8.round_rows(x).view(6, 48), codes.float() * scale.unsqueeze(1))
 
 
 def test_a_cpu_says_why_it_has_no_fp8_products() -> None:

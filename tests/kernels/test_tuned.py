@@ -44,7 +44,7 @@ def test_every_shipped_result_is_of_a_configuration_that_the_kernels_have(
     for entry in entries:
         assert yielded(entry), entry
         # The gate meets its up only in kernels that divide no K.
-        assert not entry.gated or tune._can_gate(entry.config), entry
+        assert not entry.gated or tune._can_gate(entry.config, entry.m), entry
         assert entry.microseconds > 0
 
 

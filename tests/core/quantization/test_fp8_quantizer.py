@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import UsageError
-from core.quantization.fp8 import plain_grid, searched_grid
+from core.quantization.awq import search
+from core.quantization.fp8 import Fp8Quantized, plain_grid, searched_grid
 from core.quantization.gptq import compensate
 from core.quantization.losses import BlockLoss, linear_block
 from core.quantization.recipe import GptqStep
 from core.quantization.rounding import Rounding, round_best
 from core.quantization.scheme import FP8, Scheme
+from kernels.fp8 import Fp8Weight, fp8_linear
 
 
 def drawn(rows: int, columns: int, seed: int, size: float = 0.02) -> torch.Tensor:
@@ -76,6 +78,22 @@ def test_columns_round_as_the_whole_and_compensation_lowers_the_loss() -> None:
     inputs = inputs_of(rows[900:], rows[:900])
     scored = BlockLoss(linear_block, [weight], inputs)
     assert round_best([weight], inputs, scored, Rounding(FP8, searched=True), GptqStep()).way == "gptq"
+
+
+def test_the_loss_counts_what_rounding_activations_costs() -> None:
+    weight, rows = correlated(32, 128, 1200, 6)
+    inputs, rounding = inputs_of(rows[900:], rows[:900]), Rounding(FP8, searched=True)
+    grid = rounding.grid(weight, inputs.mean_sq)
+    stored = grid.encode(weight)
+    assert isinstance(stored, Fp8Quantized)
+    one = torch.ones(128)
+    found = BlockLoss(linear_block, [weight], inputs, rounding.seen)([stored.dequantize()], one)
+    runs = fp8_linear(inputs.rows, Fp8Weight(stored.codes, stored.scale.view(-1)))
+    exact = inputs.rows @ weight.t()
+    assert found == pytest.approx(float((runs - exact).square().sum() / exact.square().sum()), rel=0.01)
+    assert found > 1.3 * BlockLoss(linear_block, [weight], inputs)([stored.dequantize()], one)
+    chosen = search([weight], inputs, linear_block, rounding, exponents=0)
+    assert chosen.loss_after == pytest.approx(found, rel=1e-6)
 
 
 def test_linears_that_were_stacked_come_apart_as_they_were() -> None:

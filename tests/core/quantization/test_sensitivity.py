@@ -102,6 +102,22 @@ def test_a_step_measures_what_the_variant_it_makes_does(
         assert divergence.mean(one).value == pytest.approx(last[one.score], rel=1e-4)
 
 
+def test_a_step_counts_what_rounding_activations_costs(
+    world: Any, tiny_checkpoint: Path, context: Any
+) -> None:
+    path = world.folder / "fp8.toml"
+    path.write_text(f'{HEAD}[gen]\ntype = "fp8"\n{STEPS}')
+    spec = world.spec | {"recipe": str(path), "suites": world.names[1:]}
+    found = json.loads(Path(sensitivity_job.run(spec, context)["path"]).read_text())
+    variant = load_model(Path(job.run(spec, context)["path"]), "cpu", torch.float32, observed=True)
+    pipeline = load_model(tiny_checkpoint, "cpu", torch.float32, observed=True)
+    samples = suites.load(world.names[1]).samples
+    (measured,) = divergence.of_lance(pipeline, samples, Settings.combine(describe(tiny_checkpoint).defaults))
+    pipeline.model.language_model = variant.model.language_model
+    last = found["steps"][-1]["scores"]["velocity"]
+    assert divergence.mean(measured).value == pytest.approx(last, rel=0.01)
+
+
 def test_the_report_has_every_linear(world: Any) -> None:
     text = markdown(world.found)
     assert "# Sensitivity of lance-tiny to mine" in text

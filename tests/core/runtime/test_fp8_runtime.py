@@ -130,9 +130,9 @@ def test_the_package_reads_the_weights_that_run(variant: Path, pipeline: Any) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dynamic": False}, r"quantizes activations as \{.*'dynamic': False"),
-        ({"strategy": "tensor"}, r"quantizes activations as .*rounded by token as they come"),
-        (None, r"quantizes activations as None"),
+        ({"dynamic": False}, r"quantizes inputs of float-quantized weights as \{.*'dynamic': False"),
+        ({"strategy": "tensor"}, r"quantizes inputs of .* rounds them to 8 bits by token as they come"),
+        (None, r"quantizes inputs of float-quantized weights as None"),
     ],
 )
 def test_activations_rounded_otherwise_are_refused(
@@ -144,6 +144,43 @@ def test_activations_rounded_otherwise_are_refused(
     group["input_activations"] = None if change is None else group["input_activations"] | change
     with pytest.raises(CheckpointError, match=message):
         schemes_of(config, "config.json")
+
+
+def test_other_linears_in_fp8_are_refused(variant: Path) -> None:
+    config = json.loads((variant / "config.json").read_text())["quantization_config"]
+    (group,) = [g for g in config["config_groups"].values() if g["format"] == "float-quantized"]
+    damaged = {
+        **config,
+        "format": "float-quantized",
+        "config_groups": {"group_0": {**group, "targets": ["Linear"]}},
+    }
+    with pytest.raises(CheckpointError, match=r"config\.json: all linears are float-quantized, this version"):
+        schemes_of(damaged, "config.json")
+    group["targets"].append("language_model.model.layers.0.mlp.down_proj")
+    with pytest.raises(CheckpointError, match=r"layers\.0\.mlp\.down_proj is float-quantized, this version"):
+        schemes_of(config, "config.json")
+
+
+def test_outputs_or_weights_rounded_otherwise_are_refused(variant: Path) -> None:
+    config = json.loads((variant / "config.json").read_text())["quantization_config"]
+    (group,) = [g for g in config["config_groups"].values() if g["format"] == "float-quantized"]
+    group["output_activations"] = group["input_activations"]
+    with pytest.raises(CheckpointError, match="activations are quantized, this version runs weights only"):
+        schemes_of(config, "config.json")
+    group["output_activations"] = None
+    group["weights"]["symmetric"] = False
+    with pytest.raises(CheckpointError, match=r"\(num_bits, symmetric\) of \(8, False\), wanted \(8, True\)"):
+        schemes_of(config, "config.json")
+
+
+def test_nvfp4_may_stand_beside_fp8(tiny_checkpoint: Path, context: Any, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('name = "floats"\n[format]\ntype = "nvfp4"\n[gen]\ntype = "fp8"\n')
+    done = job.run({"checkpoint": str(tiny_checkpoint), "recipe": str(recipe), "device": "cpu"}, context)
+    pipeline = load_model(Path(done["path"]), "cpu", torch.float32)
+    assert enforcement(pipeline).scheme == "nvfp4 + fp8"
+    assert sorted(fp8_linears(pipeline)) == sorted(GEN)
+    assert verify(Path(done["path"])).problems == []
 
 
 def _narrow(tensors: dict[str, torch.Tensor], name: str) -> None:
@@ -186,6 +223,9 @@ def test_damaged_tensors_are_named(
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     index["weight_map"] = dict.fromkeys(tensors, shard.name)
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    if damage is _cut:
+        # The codes of a linear, unlike packed ones, have its shape.
+        assert verify(folder).problems
     with pytest.raises(CheckpointError, match=message):
         load_model(folder, "cpu", torch.float32)
 

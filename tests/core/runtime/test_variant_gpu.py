@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,10 @@ from core.demo import CHECKPOINT
 from core.lance.generation import Understanding, drawing, start_noise
 from core.quantization import job
 from core.runtime import enforcement, load_model
+from core.runtime.fp8_linear import Fp8Linear
 from core.runtime.linear import QuantizedLinear
 from core.store import Store
+from kernels.fp8 import multiply_reference, quantize_rows_reference
 
 pytestmark = pytest.mark.gpu
 OUTER = (
@@ -48,9 +51,17 @@ def pipelines(variant: Path) -> tuple[Any, Any, Any]:
         for module in pipeline.model.modules():
             if isinstance(module, QuantizedLinear):
                 module.hold(pipeline.dtype)
+            if isinstance(module, Fp8Linear):
+                module.forward = partial(reference, module)  # type: ignore[method-assign]
         question(pipeline)  # the vision tower is read when it is first needed
         pipeline.model.to("cuda")
     return load_model(variant, "cuda", torch.bfloat16), plain, exact
+
+
+def reference(linear: Fp8Linear, x: torch.Tensor) -> torch.Tensor:
+    codes, scale = quantize_rows_reference(x.reshape(-1, x.shape[-1]))
+    found = multiply_reference(codes, scale, linear.parts, linear.bias, x.dtype)
+    return found.view(*x.shape[:-1], linear.out_features)
 
 
 def question(pipeline: Any) -> Understanding:
