@@ -31,7 +31,7 @@ PARTS = ("kernels", "end-to-end")
     multiple=True,
     metavar="NAME|FOLDER",
     help="A checkpoint or variant to run end to end; may be given several times. Without it, the released size "
-    "with random weights in four formats on a GPU, the embedded checkpoint on a processor.",
+    "with random weights in several formats on a GPU, the embedded checkpoint on a processor.",
 )
 @click.option("--rows", metavar="M,M,…", help="Numbers of rows of activations for the kernels.")
 @device_option
