@@ -36,10 +36,8 @@ class Layout:
         """
         bundled = any(self.optional.match(name) for name in source.keys())  # noqa: SIM118 - not a dict
         for name, shape in self.shapes.items():
-            if name in packed and name not in source:
-                continue
             if name not in source:
-                if bundled or not self.optional.match(name):
+                if name not in packed and (bundled or not self.optional.match(name)):
                     yield f"{source.place}: {name} is missing"
             elif source.shape(name) != shape:
                 yield (

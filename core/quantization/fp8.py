@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from core.quantization.scheme import FP8, Scheme
-from kernels.fp8 import LARGEST, Fp8Weight, scales_of, to_codes
+from kernels.fp8 import Fp8Weight, scales_of, to_codes
 
 try:
     from kernels import rounding as kernels
@@ -44,11 +44,9 @@ class Fp8Quantized:
 
     def split(self, rows: Sequence[int]) -> list[Fp8Quantized]:
         """The weights that were stacked, each of so many of ``rows``."""
-        codes = self.codes.view(torch.uint8).split(list(rows))
-        return [
-            Fp8Quantized(part.view(torch.float8_e4m3fn), scale)
-            for part, scale in zip(codes, self.scale.split(list(rows)), strict=True)
-        ]
+        sizes = list(rows)
+        parts = zip(self.codes.split(sizes), self.scale.split(sizes), strict=True)
+        return [Fp8Quantized(codes, scale) for codes, scale in parts]
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Fp8Grid:
 
     def columns(self) -> kernels.Columns:
         """The same grid for the kernel that rounds blocks of columns."""
-        return kernels.Columns(self.scale.t().contiguous(), None, None, -int(LARGEST), int(LARGEST), "e4m3")
+        return kernels.Columns(self.scale.t().contiguous(), None, None, 0, 0, "e4m3")
 
     def error(self, weight: Tensor, importance: Tensor) -> Tensor:
         """Squared error of each row [N] where column j counts ``importance[j]``."""

@@ -25,9 +25,7 @@ def weight_noise(weight: Tensor, runs: Tensor) -> float:
     return (noise / max(signal, 1e-30)) ** 2
 
 
-def output_noise(
-    weight: Tensor, runs: Tensor, inputs: Inputs, seen: Callable[[Tensor], Tensor] = lambda rows: rows
-) -> float:
+def output_noise(weight: Tensor, runs: Tensor, inputs: Inputs, seen: Callable[[Tensor], Tensor]) -> float:
     """The energy of what rounding changes in the outputs of a linear on the calibration's rows, as a share of that of
     the outputs; buckets of rows are weighed, and ``seen`` is, as in every other loss.
     """

@@ -27,6 +27,7 @@ from core.runtime.memory import free_bytes, held_bytes
 from core.runtime.random_weights import RELEASED
 from core.store import manifest
 from core.store.measurements import KEY, figure
+from kernels.fp8 import no_units
 
 if TYPE_CHECKING:
     from core.jobs.context import JobContext
@@ -223,7 +224,7 @@ def _random(name: str, device: torch.device) -> _Run:
 
     path = "torch" if scheme is None else "triton"
     if gen is not None:
-        path = " + ".join(sorted((path, fp8_path(device))))
+        path = " + ".join(sorted((path, fp8_path(device, no_units(device)))))
     return _Run(fields, take, facts={"kernel_path": path})
 
 

@@ -65,18 +65,17 @@ def enforcement(pipeline: Pipeline | CausalLM) -> Enforcement:
     model, source = pipeline.model, TensorSource.open(pipeline.folder)
     quantized = variant_schemes(pipeline.folder) is not None
     names = pipeline.structure.target_linears()
-    modules = {name: model.get_submodule(name) for name in names}
-    swapped = {name: m for name, m in modules.items() if isinstance(m, QuantizedLinear | Fp8Linear)}
+    modules = ((name, model.get_submodule(name)) for name in names)
+    swapped = {name: m for name, m in modules if isinstance(m, QuantizedLinear | Fp8Linear)}
     held = stored = 0
-    for name, module in modules.items():
+    for name in names:
         if (name in swapped) != quantized:
             state = "is still a plain linear" if quantized else "is quantized"
             raise CheckpointError(
                 f"{source.place}: {name} {state}: {len(swapped)} of {len(names)} target linears are "
                 "quantized; quantize the checkpoint again"
             )
-        if not isinstance(module, QuantizedLinear | Fp8Linear):
-            continue
+    for name, module in swapped.items():
         mine = sum(source.entry(f"{name}.{key}").nbytes for key in module.stored_names)
         kept = module.nbytes - (0 if module.bias is None else module.bias.nbytes)
         # The kernels' layout has whole blocks of columns, and scale and zero of an integer's group in one word.

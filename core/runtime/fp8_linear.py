@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from core.errors import CheckpointError
 from core.formats.compressed_tensors import CODES, SCALE
 from core.quantization.scheme import FP8, Scheme
 from kernels import fp8
@@ -15,11 +14,9 @@ from kernels import linear as kernel
 from kernels.fp8 import Fp8Weight
 
 
-def fp8_path(device: torch.device, reason: str | None = None) -> str:
+def fp8_path(device: torch.device, reason: str | None) -> str:
     """Name of the implementation that runs FP8 on ``device``; ``reason``: why only the reference can, if so."""
-    if reason is not None or fp8.no_units(device) is not None:
-        return f"{kernel.REFERENCE}:{device.type}"
-    return "scaled-mm"
+    return "scaled-mm" if reason is None else f"{kernel.REFERENCE}:{device.type}"
 
 
 class Fp8Linear(nn.Module):
@@ -43,21 +40,6 @@ class Fp8Linear(nn.Module):
         """What the weight came from the files as."""
         self.wide: Tensor | None = None
         """The codes as float32, after ``hold``."""
-
-    @staticmethod
-    def check_shapes(name: str, rows: int, columns: int, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Compare the stored shapes (by buffer name) with what a weight [``rows``, ``columns``] needs.
-
-        Raises:
-            CheckpointError: one differs; it is named.
-        """
-        wanted = {CODES: (rows, columns), SCALE: (rows, 1), "bias": (rows,)}
-        for key, shape in shapes.items():
-            if shape != wanted[key]:
-                raise CheckpointError(
-                    f"{name}.{key} has shape {list(shape)}, wanted {list(wanted[key])} for a linear "
-                    f"{[rows, columns]} as {FP8.label}"
-                )
 
     @property
     def parts(self) -> Fp8Weight:

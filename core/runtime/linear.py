@@ -88,6 +88,7 @@ class QuantizedLinear(nn.Module):
         scheme.check_shape(name, (rows, columns))
         groups = columns // scheme.width(columns)
         wanted = {
+            "weight": (rows, columns),
             "weight_packed": (rows, packed_words(columns, scheme.bits)),
             "weight_scale": (rows, groups),
             "weight_zero_point": (packed_words(rows, scheme.bits), groups),

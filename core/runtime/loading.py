@@ -47,11 +47,9 @@ def read_codes(
             f"{source.entry(keys[0]).file}: {name}.{SHAPE} is {shape}, wanted {[rows, columns]} by its config"
         )
     shapes = {leaf: tuple(tensor.shape) for leaf, tensor in found.items()}
+    QuantizedLinear.check_shapes(name, scheme, rows, columns, shapes)
     if scheme.kind == "fp8":
-        Fp8Linear.check_shapes(name, rows, columns, shapes)
         _check_codes(source, name, found)
-    else:
-        QuantizedLinear.check_shapes(name, scheme, rows, columns, shapes)
     return found
 
 

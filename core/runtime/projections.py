@@ -33,7 +33,15 @@ class Projection(Protocol):
         ...
 
 
-class FusedLinear:
+class GatedBehind:
+    """Linears whose product SwiGLU is a launch behind."""
+
+    def swiglu(self: Projection, x: Tensor, out: Tensor) -> Tensor:
+        """See ``Projection``."""
+        return decoder_ops.swiglu(self(x, x.new_empty(x.shape[0], self.out_features)), out)
+
+
+class FusedLinear(GatedBehind):
     """Plain linears as one matrix. Their parameters become views of it, so nothing is held twice."""
 
     def __init__(self, modules: Sequence[nn.Linear]) -> None:
@@ -58,9 +66,6 @@ class FusedLinear:
             return torch.mm(x, self.weight.t(), out=out)
         return torch.addmm(self.bias, x, self.weight.t(), out=out)
 
-    def swiglu(self, x: Tensor, out: Tensor) -> Tensor:
-        return decoder_ops.swiglu(self(x, x.new_empty(x.shape[0], self.out_features)), out)
-
 
 def _stacked(weights: Sequence[Tensor]) -> Tensor:
     """Matrices [rows, columns] as one: without a copy where they lie one behind the other, as loading lays them."""
@@ -76,6 +81,17 @@ def _stacked(weights: Sequence[Tensor]) -> Tensor:
     return first.as_strided((rows, first.shape[1]), first.stride())
 
 
+def _joint_bias(modules: Sequence[QuantizedLinear | Fp8Linear], like: Tensor) -> Tensor | None:
+    """The biases of ``modules`` behind one another, zeros for those without, where ``like`` is; None if all are."""
+    if all(module.bias is None for module in modules):
+        return None
+    biases = [
+        like.new_zeros(module.out_features, dtype=torch.bfloat16) if module.bias is None else module.bias
+        for module in modules
+    ]
+    return torch.cat(biases)
+
+
 class FusedQuantized:
     """Quantized linears as one weight in the kernels' layout, of which the modules keep their rows."""
 
@@ -86,11 +102,7 @@ class FusedQuantized:
         for module in modules:
             module.adopt(weight, first)
             first += module.out_features
-        biases = [
-            weight.codes.new_zeros(m.out_features, dtype=torch.bfloat16) if m.bias is None else m.bias
-            for m in modules
-        ]
-        self.bias = torch.cat(biases) if any(m.bias is not None for m in modules) else None
+        self.bias = _joint_bias(modules, weight.codes)
 
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
         return kernel.linear(x, self.weight, self.bias, out)
@@ -123,7 +135,7 @@ def fuse(modules: Sequence[QuantizedLinear]) -> FusedQuantized | None:
     return FusedQuantized(prepared, modules) if isinstance(prepared, TiledWeight) else None
 
 
-class FusedFp8:
+class FusedFp8(GatedBehind):
     """FP8 linears as one weight. Their codes and scales become views of it, so nothing is held twice."""
 
     def __init__(self, modules: Sequence[Fp8Linear]) -> None:
@@ -136,24 +148,17 @@ class FusedFp8:
             module.weight_scale = self.weight.scale[start:stop].unsqueeze(1)
             module.wide = None if self.weight.wide is None else self.weight.wide[start:stop]
             start = stop
-        biases = [
-            module.weight_scale.new_zeros(module.out_features, dtype=torch.bfloat16) if bias is None else bias
-            for module, bias in ((module, module.bias) for module in modules)
-        ]
-        self.bias = torch.cat(biases) if any(m.bias is not None for m in modules) else None
+        self.bias = _joint_bias(modules, self.weight.codes)
 
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
         return fp8.fp8_linear(x, self.weight, self.bias, out)
-
-    def swiglu(self, x: Tensor, out: Tensor) -> Tensor:
-        return decoder_ops.swiglu(self(x, x.new_empty(x.shape[0], self.out_features)), out)
 
     def of_swiglu(self, gate_up: Tensor, out: Tensor) -> Tensor:
         """As calling it with ``silu(gate) * up`` of fused rows [M, 2 K], which is rounded to FP8 as it is computed."""
         return fp8.multiply(*fp8.quantize_swiglu(gate_up), self.weight, self.bias, out)
 
 
-class SeparateLinears:
+class SeparateLinears(GatedBehind):
     """Linears of any other kind, run one after another."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
@@ -165,9 +170,6 @@ class SeparateLinears:
         for module, part in zip(self.modules, out.split(self.sizes, dim=1), strict=True):
             part.copy_(module(x))
         return out
-
-    def swiglu(self, x: Tensor, out: Tensor) -> Tensor:
-        return decoder_ops.swiglu(self(x, x.new_empty(x.shape[0], self.out_features)), out)
 
 
 def project(modules: Sequence[nn.Module]) -> Projection:
