@@ -40,3 +40,16 @@ def partial_sums(weight: TiledWeight, count: int) -> Tensor:
     """Scratch memory for ``count`` sums of parts of K, float32; where there are none, any pointer."""
     device = weight.tickets.device
     return torch.empty(count, dtype=torch.float32, device=device) if count else weight.tickets
+
+
+def weight_descriptors(weight: TiledWeight, rows: int) -> tuple[Any, Any]:
+    """Descriptors by which Hopper's kernels copy the words and the scales of ``rows`` rows of weight at a time."""
+    from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+    from kernels.hopper_matmul import SHARED_CODES, SHARED_SCALES
+
+    codes, scales = weight.codes, weight.scales
+    return (
+        TensorDescriptor(codes, [codes.numel() // 16, 16], [16, 1], [rows, 16], SHARED_CODES.value),
+        TensorDescriptor(scales, [scales.numel()], [1], [rows], SHARED_SCALES.value),
+    )

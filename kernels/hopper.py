@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.arguments import decoding, partial_sums, rest, row_factors
+from kernels.arguments import decoding, partial_sums, rest, row_factors, weight_descriptors
 from kernels.capability import capability
 from kernels.config import Config
 from kernels.tiles import BLOCK, TICKETS, TiledWeight
@@ -78,7 +78,7 @@ def launch_hopper(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: C
         return launch_wide(x, weight, bias, config, False, out)
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-    from kernels.hopper_matmul import SHARED_CODES, SHARED_SCALES, SHARED_X, hopper_matmul
+    from kernels.hopper_matmul import SHARED_X, hopper_matmul
 
     m, n, k = x.shape[0], weight.rows, weight.columns
     block_m, block_n = config.block_m, config.block_n
@@ -96,10 +96,7 @@ def launch_hopper(x: Tensor, weight: TiledWeight, bias: Tensor | None, config: C
     small = config.warps == 4 and block_m * block_n <= SMALL
     hopper_matmul[(programs,)](
         TensorDescriptor(x, [m, k], [x.stride(0), 1], [block_m, BLOCK], SHARED_X.value),
-        TensorDescriptor(
-            weight.codes, [weight.codes.numel() // 16, 16], [16, 1], [block_n, 16], SHARED_CODES.value
-        ),
-        TensorDescriptor(weight.scales, [weight.scales.numel()], [1], [block_n], SHARED_SCALES.value),
+        *weight_descriptors(weight, block_n),
         TensorDescriptor(out, [m, n], [out.stride(0), 1], [block_m, block_n], SHARED_X.value),
         row_factors(weight),
         x if bias is None else bias,

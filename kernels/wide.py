@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.arguments import decoding, rest, row_factors
+from kernels.arguments import decoding, rest, row_factors, weight_descriptors
 from kernels.config import Config
 from kernels.tiles import BLOCK, TiledWeight
 
@@ -36,7 +36,7 @@ def launch_wide(
     """
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-    from kernels.hopper_matmul import SHARED_CODES, SHARED_SCALES, SHARED_X
+    from kernels.hopper_matmul import SHARED_X
     from kernels.wide_matmul import wide_matmul
 
     m, n, k = x.shape[0], weight.rows, weight.columns
@@ -55,10 +55,7 @@ def launch_wide(
     wide_matmul[(min(tiles, processors),)](
         TensorDescriptor(x, [m, k], [x.stride(0), 1], [most, BLOCK // 2], SHARED_X.value),
         TensorDescriptor(x, [m, k], [x.stride(0), 1], [more or most, BLOCK // 2], SHARED_X.value),
-        TensorDescriptor(
-            weight.codes, [weight.codes.numel() // 16, 16], [16, 1], [columns, 16], SHARED_CODES.value
-        ),
-        TensorDescriptor(weight.scales, [weight.scales.numel()], [1], [columns], SHARED_SCALES.value),
+        *weight_descriptors(weight, columns),
         TensorDescriptor(out, [m, width], [out.stride(0), 1], [piece, columns], SHARED_X.value),
         row_factors(weight),
         x if bias is None else bias,
